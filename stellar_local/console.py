@@ -1,0 +1,135 @@
+"""What reaches the terminal: messages on stderr, progress, tables, and text made safe to print.
+
+stdout belongs to answers; everything here writes to stderr unless it is told otherwise. Knows terminals,
+knows nothing of models. rich is imported on first use, since `--help` must stay quick.
+"""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, Protocol
+
+from .errors import StellarError
+
+# Controls drive terminals (ESC and the C1 set) or hide the order of text (bidirectional overrides).
+_VISIBLE_ESCAPE = {0x1B: "␛"}
+_HIDDEN = [*range(0x00, 0x09), 0x0B, 0x0C, 0x0D, *range(0x0E, 0x1B), *range(0x1C, 0x20), *range(0x7F, 0xA0)]
+_BIDI = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_SAFE: dict[int, str | None] = {**dict.fromkeys([*_HIDDEN, *_BIDI], None), **_VISIBLE_ESCAPE}
+
+
+def printable(text: str) -> str:
+    """Make model output safe to print: tabs and newlines stay, ESC becomes ␛, other controls go.
+
+    Works on any cut of a stream, because each character is judged by itself.
+    """
+    return text.translate(_SAFE)
+
+
+def use_utf8(*streams: IO[str]) -> None:
+    """Make text streams speak UTF-8 whatever the locale says, and never fail on a lone surrogate."""
+    for stream in streams:
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(encoding="utf-8", errors="replace")
+
+
+def say(message: str) -> None:
+    """Print one line for people on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def warn(message: str) -> None:
+    """Print one warning line on stderr."""
+    say(f"stellar: warning: {message}")
+
+
+def show_error(error: StellarError) -> None:
+    """Print an error as its sentence and, on a second line, its hint."""
+    say(f"stellar: error: {printable(error.message)}")
+    if error.hint:
+        say(f"  hint: {printable(error.hint)}")
+
+
+class Progress(Protocol):
+    """What long work calls to report how far it is."""
+
+    def advance(self, amount: float = 1.0) -> None:
+        """Add `amount` units to what is done."""
+
+    def describe(self, text: str) -> None:
+        """Replace the label."""
+
+
+class _PlainProgress:
+    """Progress for logs and pipes: a line at each tenth, so that a log file stays short."""
+
+    def __init__(self, label: str, total: float) -> None:
+        self._label, self._total, self._done, self._shown = label, max(total, 1e-9), 0.0, 0
+        say(f"{label} ...")
+
+    def advance(self, amount: float = 1.0) -> None:
+        self._done += amount
+        tenth = int(10 * self._done / self._total)
+        if tenth > self._shown:
+            self._shown = tenth
+            say(f"{self._label}: {min(100, 10 * tenth)}%")
+
+    def describe(self, text: str) -> None:
+        self._label = text
+
+
+@contextmanager
+def progress(label: str, total: float) -> Iterator[Progress]:
+    """Show progress on stderr while the block runs: a bar with the time left on a terminal, else lines."""
+    if not sys.stderr.isatty():
+        yield _PlainProgress(label, total)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    with Bar(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as bar:
+        task = bar.add_task(label, total=total)
+
+        class _RichProgress:
+            def advance(self, amount: float = 1.0) -> None:
+                bar.advance(task, amount)
+
+            def describe(self, text: str) -> None:
+                bar.update(task, description=text)
+
+        yield _RichProgress()
+
+
+def width(text: str) -> int:
+    """How many terminal columns `text` takes: East Asian wide and full-width characters count two."""
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+    )
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], file: IO[str] | None = None) -> None:
+    """Print a table with wrapped cells, sized to the terminal (100 columns where there is none)."""
+    from rich.box import ROUNDED
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    stream = file or sys.stderr
+    grid = Table(box=ROUNDED, show_lines=True)
+    for header in headers:
+        grid.add_column(Text(header), overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(printable(cell)) for cell in row))
+    columns = None if stream.isatty() else 100
+    Console(file=stream, width=columns, highlight=False).print(grid)

@@ -1,0 +1,141 @@
+"""Files that appear complete or not at all, and folders checked before long work starts.
+
+Knows the file system's failures and their wording; knows nothing of what the files hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import ModelError, StellarError, UsageError
+
+PARTIAL_SUFFIX = ".partial"
+
+
+def explain(error: OSError, path: Path | str, doing: str) -> StellarError:
+    """Turn an operating-system error into a sentence; `doing` is a verb phrase such as "write"."""
+    reason = error.strerror or str(error)
+    hint = {
+        "No space left on device": "free some space there or choose another folder",
+        "Permission denied": "choose a folder you may write to, or change its permissions",
+        "Read-only file system": "choose a folder on a writable file system",
+        "Is a directory": "give the path of a file",
+        "Not a directory": "a part of this path is a file; choose another path",
+    }.get(reason, "")
+    return StellarError(f"cannot {doing} {path}: {reason[:1].lower() + reason[1:]}", hint)
+
+
+def partial_path(path: Path) -> Path:
+    """Where the unfinished form of `path` lives: beside it, so that the final rename is atomic."""
+    return path.with_name(path.name + PARTIAL_SUFFIX)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write; on success it is flushed to disk and renamed to `path`.
+
+    On any exception the temporary file is removed and `path` is untouched. Raises StellarError for
+    operating-system errors, worded for the user.
+    """
+    temporary = partial_path(path)
+    try:
+        try:
+            yield temporary
+            with temporary.open("rb+") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+    except OSError as error:
+        raise explain(error, path, "write") from error
+
+
+def atomic_text(path: Path, text: str) -> None:
+    """Write UTF-8 text to `path`, whole or not at all; newlines stay as they are on every platform."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8"))
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a fresh temporary folder; on success it becomes `path`, which must be absent or an empty folder.
+
+    A temporary folder left by a killed run is removed first. Raises StellarError.
+    """
+    temporary = partial_path(path)
+    try:
+        try:
+            if temporary.exists():
+                shutil.rmtree(temporary)
+            temporary.mkdir(parents=True)
+            yield temporary
+            if path.is_dir():
+                path.rmdir()
+            os.replace(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise explain(error, path, "write") from error
+
+
+def ensure_folder(path: Path) -> Path:
+    """Create the folder `path` if needed and prove that it can be written to, before long work starts."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        if isinstance(error, FileExistsError):
+            error = NotADirectoryError(20, "Not a directory")
+        raise explain(error, path, "write to") from error
+    return path
+
+
+def require_file(path: Path, what: str, hint: str = "") -> Path:
+    """Return `path` if it is a readable file, else raise ModelError naming `what` it should have been."""
+    if not path.exists():
+        raise ModelError(f"{what} not found: {path}", hint or "check the path")
+    if not path.is_file():
+        raise ModelError(f"{what} is not a file: {path}", hint)
+    if not os.access(path, os.R_OK):
+        raise ModelError(f"{what} cannot be read: {path}", "check its permissions")
+    return path
+
+
+def require_folder(path: Path, what: str, hint: str = "") -> Path:
+    """Return `path` if it is a folder, else raise UsageError or ModelError naming `what`."""
+    if not path.exists():
+        raise ModelError(f"{what} not found: {path}", hint or "check the path")
+    if not path.is_dir():
+        raise UsageError(f"{what} is not a folder: {path}", hint)
+    return path
+
+
+def read_text(path: Path, what: str) -> str:
+    """Read a UTF-8 text file (a byte-order mark is dropped). Raises StellarError."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise StellarError(f"{what} is not UTF-8 text: {path} (byte {error.start})", "save it as UTF-8") from error
+    except FileNotFoundError as error:
+        raise StellarError(f"{what} not found: {path}", "check the path") from error
+    except OSError as error:
+        raise explain(error, path, "read") from error
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits, read in blocks of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
