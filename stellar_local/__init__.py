@@ -1,7 +1,8 @@
 """Run LLaMA-architecture models through llama.cpp: chat, batch inference, prompts. Light: never imports torch.
 
 Layers, a module imports only from those to its right:
-cli > quickstart > plan > batch, chat > session > engine > native, prompts > config, records > console > files > errors
+cli > quickstart > plan > batch, chat > session > engine > native, chat_template > prompts > records > config >
+console > files > errors
 """
 
 __version__ = "0.1.0"

@@ -52,7 +52,9 @@ class ChatTemplate:
         for key in held:
             if rendered.count(key) != 1:
                 raise RequestError(
-                    "template_error", "the model's chat template drops or repeats a message", "choose one with --template"
+                    "template_error",
+                    "the model's chat template drops or repeats a message",
+                    "choose one with --template",
                 )
         return merged(self._segments(rendered, held))
 

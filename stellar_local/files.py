@@ -48,7 +48,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb+") as handle:
                 os.fsync(handle.fileno())
-            os.replace(temporary, path)
+            temporary.replace(path)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()
@@ -78,7 +78,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             yield temporary
             if path.is_dir():
                 path.rmdir()
-            os.replace(temporary, path)
+            temporary.replace(path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise

@@ -94,7 +94,7 @@ class Template:
     source: str = ""  # the template file's JSON text
 
     def prompt(self, instruction: str, input: str = "") -> str:
-        """The prompt of one instruction as plain text, as alpaca-lora's Prompter builds it (special tokens left out)."""
+        """The prompt of one instruction as plain text, as alpaca-lora's Prompter builds it; special tokens left out."""
         return plain(self.render([Turn(instruction, input=input)]))
 
     def render(self, turns: Sequence[Turn], system: str | None = None) -> list[Segment]:
@@ -110,7 +110,9 @@ class Template:
         for number, turn in enumerate(turns):
             if turn.input and self._input_is_a_section:
                 if number or system is not None:
-                    raise UsageError(f"template {self.name} takes an input only in a first turn under its own system line")
+                    raise UsageError(
+                        f"template {self.name} takes an input only in a first turn under its own system line"
+                    )
                 parts = [Text(fill(self.prompt_input, turn.instruction, turn.input))]
             else:
                 text = f"{turn.instruction} {turn.input}" if turn.input else turn.instruction
@@ -305,7 +307,9 @@ class _Reader:
         if value is None and not required:
             return ""
         if not isinstance(value, str):
-            raise UsageError(f"template {self._where}: {key} must be a text" + (" and is missing" if value is None else ""))
+            raise UsageError(
+                f"template {self._where}: {key} must be a text" + (" and is missing" if value is None else "")
+            )
         return value
 
     def mapping(self, data: Mapping[str, object], key: str, allowed: Sequence[str] | None) -> Mapping[str, object]:

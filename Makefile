@@ -1,0 +1,45 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each sets up what it needs in .venv by itself;
+# a second run installs nothing, since the stamps below stand for the files they were made from.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test test-fast lint bench docs clean
+.DELETE_ON_ERROR:
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or newer is needed; run: make PYTHON=python3.12 demo" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e '.[train,demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.demo
+	@$(BIN)/stellar quickstart --dir demo
+
+test: $(VENV)/.dev
+	@$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.dev
+	@$(BIN)/python -m pytest -m 'not real'
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+docs: $(VENV)/.dev
+	@$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf $(VENV) demo

@@ -1,0 +1,132 @@
+"""A Hugging Face folder as output: weights streamed into safetensors, with the files around them.
+
+Knows the folder's layout and sharding; the merged folder keeps the base's tokenizer and configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stellar_local.errors import UsageError
+from stellar_local.files import explain
+from stellar_local.prompts import Template
+
+from .checkpoint import SAFETENSORS, Checkpoint, read_json
+from .safetensors import ITEM_SIZES, header_bytes, write_rows
+
+SHARD = 5_000_000_000  # the size that Transformers shards at
+DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_NAMES = {stored: name for name, stored in DTYPES.items()}
+_COPIED = (
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+def stored_dtype(name: str) -> str:
+    """safetensors' name of a dtype: "bfloat16" → "BF16". Raises UsageError."""
+    if name not in DTYPES:
+        raise UsageError(f"unknown dtype: {name}", f"use one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+class WeightsWriter:
+    """model.safetensors, or shards of it with an index; tensors come whole and in the order of `entries`."""
+
+    def __init__(self, folder: Path, entries: Sequence[tuple[str, tuple[int, ...]]], dtype: str, limit: int = SHARD):
+        self._folder, self._dtype = folder, dtype
+        self._shards: list[list[tuple[str, tuple[int, ...]]]] = [[]]
+        filled = 0
+        for name, shape in entries:
+            size = math.prod(shape) * ITEM_SIZES[dtype]
+            if self._shards[-1] and filled + size > limit:
+                self._shards.append([])
+                filled = 0
+            self._shards[-1].append((name, shape))
+            filled += size
+        self.size = sum(math.prod(shape) * ITEM_SIZES[dtype] for _, shape in entries)
+        self._handle: IO[bytes] | None = None
+        self._number = 0
+        self._left = 0  # tensors still to come in the open shard
+
+    def write(self, rows: NDArray[np.float32]) -> None:
+        """Append the next rows of the current tensor. Raises StellarError, for a full disk above all."""
+        try:
+            if self._handle is None:
+                self._open()
+            assert self._handle is not None
+            write_rows(self._handle, rows, self._dtype)
+        except OSError as error:
+            raise explain(error, self._folder, "write to") from error
+
+    def end_tensor(self) -> None:
+        """Say that the current tensor is complete; the last one of a shard closes it."""
+        self._left -= 1
+        if not self._left:
+            self.close()
+
+    def close(self) -> None:
+        """Close the open shard, complete or not."""
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
+
+    def finish(self) -> None:
+        """Write the index, where there are shards."""
+        if len(self._shards) > 1:
+            where = {name: self._name(number) for number, shard in enumerate(self._shards) for name, _ in shard}
+            index = {"metadata": {"total_size": self.size}, "weight_map": where}
+            write_json(self._folder / f"{SAFETENSORS}.index.json", index)
+
+    def _open(self) -> None:
+        shard = self._shards[self._number]
+        self._handle = (self._folder / self._name(self._number)).open("wb")
+        self._handle.write(header_bytes([(name, shape, self._dtype) for name, shape in shard], {"format": "pt"}))
+        self._number, self._left = self._number + 1, len(shard)
+
+    def _name(self, number: int) -> str:
+        count = len(self._shards)
+        return SAFETENSORS if count == 1 else f"model-{number + 1:05}-of-{count:05}.safetensors"
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write indented JSON in UTF-8."""
+    path.write_text(json.dumps(data, ensure_ascii=False, indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+def write_surroundings(folder: Path, base: Checkpoint, dtype: str, template: Template | None, with_bos: bool) -> None:
+    """Everything of a merged folder but its weights: configuration, tokenizer and licence, as in the base.
+
+    With a template of ours its Jinja form replaces the base's; `with_bos` puts the begin token into it, which
+    Transformers does not add to a rendered chat template.
+    """
+    config: dict[str, Any] = {**base.config, "torch_dtype": _NAMES[dtype]}
+    if "dtype" in config:
+        config["dtype"] = _NAMES[dtype]
+    write_json(folder / "config.json", config)
+    licences = [path.name for path in base.folder.iterdir() if path.name.upper().startswith(("LICENSE", "NOTICE"))]
+    for name in (*_COPIED, *licences):
+        if (base.folder / name).is_file():
+            shutil.copyfile(base.folder / name, folder / name)
+    if template is None:
+        return
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path, path.name) if path.is_file() else {}
+    write_json(path, {**settings, "chat_template": template.jinja(with_bos=with_bos)})
+    (folder / "template.json").write_text(template.source, encoding="utf-8", newline="\n")

@@ -1,0 +1,192 @@
+"""Every run-time option, defined once: its type, range, help, and where its value comes from.
+
+In rising order: the default here, the model's metadata (where the default is None), config.toml in the user's
+configuration folder, a STELLAR_* variable, a flag. The command line builds its flags from these definitions, and batch
+input takes its fields' names and checks from them. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import UsageError
+from .files import read_text
+
+
+@dataclass(frozen=True)
+class Spec:
+    """How one option is written and checked. `kind` is int, float or str; `words` are allowed instead of a number."""
+
+    help: str
+    kind: type
+    least: float | None = None
+    most: float | None = None
+    choices: tuple[str, ...] = ()
+    words: Mapping[str, Any] = field(default_factory=dict)
+    many: bool = False
+    metavar: str = ""
+
+    def check(self, value: Any, name: str) -> Any:
+        """Return `value` as this option's type. Raises UsageError naming the option and what it takes."""
+        if self.many:
+            items = [value] if isinstance(value, str) else value
+            if not isinstance(items, (list, tuple)):
+                raise UsageError(f"{name} must be a list")
+            return tuple(self._one(item, name) for item in items)
+        return self._one(value, name)
+
+    def _one(self, value: Any, name: str) -> Any:
+        if isinstance(value, str) and value.lower() in self.words:
+            return self.words[value.lower()]
+        if isinstance(value, bool) or (self.kind is str and not isinstance(value, str)):
+            raise UsageError(f"{name} must be {self._wanted()}, not {value!r}")
+        try:
+            if self.kind is int and isinstance(value, float) and not value.is_integer():
+                raise ValueError
+            result = self.kind(value)
+        except (TypeError, ValueError, OverflowError):
+            raise UsageError(f"{name} must be {self._wanted()}, not {value!r}") from None
+        if self.kind is not str and not (self._floor <= result <= self._ceiling):  # NaN fails this as well
+            raise UsageError(f"{name} must be {self._wanted()}, not {value!r}")
+        if self.choices and result not in self.choices:
+            raise UsageError(f"{name} must be {self._wanted()}, not {value!r}")
+        return result
+
+    @property
+    def _floor(self) -> float:
+        return -sys.float_info.max if self.least is None else self.least
+
+    @property
+    def _ceiling(self) -> float:
+        return sys.float_info.max if self.most is None else self.most
+
+    def _wanted(self) -> str:
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        noun = {int: "a whole number", float: "a number", str: "a text"}[self.kind]
+        if self.least is not None and self.most is not None:
+            noun += f" from {self.least:,.10g} to {self.most:,.10g}"
+        elif self.least is not None:
+            noun += f" of at least {self.least:,.10g}"
+        return " or ".join([*self.words, noun])
+
+
+def option(default: Any, help: str, kind: type, **spec: Any) -> Any:
+    """A dataclass field that is an option."""
+    return field(default=default, metadata={"spec": Spec(help, kind, **spec)})
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """How a model is loaded."""
+
+    ctx: int | None = option(
+        None,
+        "Context size in tokens [default: the model's own, at most 4096].",
+        int,
+        least=16,
+        most=1 << 20,
+        metavar="N",
+    )
+    gpu_layers: int | None = option(
+        None, "Layers to offload to the GPU [default: auto, all].", int, least=0, words={"auto": None}, metavar="auto|N"
+    )
+    kv: str = option("f16", "Type of the KV cache.", str, choices=("f16", "q8_0", "q4_0"))
+    threads: int | None = option(
+        None, "CPU threads [default: one per physical core].", int, least=1, most=512, metavar="N"
+    )
+    template: str | None = option(
+        None,
+        "Prompt template: a shipped one's name or a .json file [default: the model's own].",
+        str,
+        metavar="NAME|FILE",
+    )
+    level: str | None = option(
+        None, "Which level of a converted folder [default: the best that fits].", str, metavar="LEVEL"
+    )
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How tokens are chosen, and when to stop. Temperature 0 always takes the likeliest token."""
+
+    temperature: float = option(0.7, "Randomness; 0 is greedy.", float, least=0, most=100, metavar="X")
+    top_k: int = option(40, "Keep the K likeliest tokens; 0 keeps all.", int, least=0, most=1 << 30, metavar="K")
+    top_p: float = option(0.95, "Keep tokens up to this total probability.", float, least=0, most=1, metavar="P")
+    min_p: float = option(
+        0.05, "Drop tokens below this share of the likeliest's probability.", float, least=0, most=1, metavar="P"
+    )
+    repeat_penalty: float = option(
+        1.0, "Penalty on repeated tokens; 1 is none.", float, least=0.01, most=100, metavar="X"
+    )
+    seed: int | None = option(None, "Random seed [default: a new one].", int, least=0, most=(1 << 32) - 1, metavar="N")
+    max_tokens: int | None = option(
+        None, "Longest answer in tokens [default: what the context holds].", int, least=1, most=1 << 30, metavar="N"
+    )
+    stop: tuple[str, ...] = option((), "End the answer at this text (may be repeated).", str, many=True, metavar="TEXT")
+
+
+Options = TypeVar("Options", RuntimeOptions, SamplingOptions)
+
+
+def specs(kind: type[Any]) -> dict[str, tuple[Field[Any], Spec]]:
+    """The options of an options class by their names (snake_case)."""
+    return {item.name: (item, item.metadata["spec"]) for item in fields(kind)}
+
+
+def config_path() -> Path:
+    """The user's configuration file: $STELLAR_CONFIG, or config.toml in the platform's configuration folder."""
+    if chosen := os.environ.get("STELLAR_CONFIG"):
+        return Path(chosen)
+    from platformdirs import user_config_path
+
+    return user_config_path("stellar-local") / "config.toml"
+
+
+def read_config(path: Path | None = None) -> dict[str, Any]:
+    """The configuration file's values, by snake_case name; {} where there is no file. Raises UsageError."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    path = path or config_path()
+    if not path.exists():
+        return {}
+    try:
+        data = tomllib.loads(read_text(path, "configuration file"))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"configuration file {path} is not TOML: {error}", "mend it or move it away") from error
+    values = {key.replace("-", "_"): value for key, value in data.items()}
+    known = {**specs(RuntimeOptions), **specs(SamplingOptions)}
+    if unknown := set(values) - set(known):
+        raise UsageError(
+            f"configuration file {path} has unknown options: {', '.join(sorted(unknown))}",
+            f"known are {', '.join(sorted(known))}",
+        )
+    return {name: known[name][1].check(value, f"{path}: {name}") for name, value in values.items()}
+
+
+def resolve(
+    kind: type[Options], flags: Mapping[str, Any], config: Mapping[str, Any], environ: Mapping[str, str] | None = None
+) -> Options:
+    """Build options from flags (None or () where not given), STELLAR_* variables and the configuration file."""
+    environ = os.environ if environ is None else environ
+    chosen: dict[str, Any] = {}
+    for name, (item, spec) in specs(kind).items():
+        variable = f"STELLAR_{name.upper()}"
+        flag = flags.get(name)
+        if flag is not None and flag != ():
+            chosen[name] = spec.check(flag, f"--{name.replace('_', '-')}")
+        elif environ.get(variable):
+            chosen[name] = spec.check(environ[variable], variable)
+        elif name in config:
+            chosen[name] = config[name]
+        else:
+            chosen[name] = None if item.default is MISSING else item.default
+    return kind(**chosen)

@@ -1,0 +1,58 @@
+"""What the engine is asked and what it answers: plain values, no behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..config import SamplingOptions
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt as token ids (BOS included, at least one), and how to go on from it.
+
+    `replace` maps placeholders that the model leaves in its text to what the reader should see.
+    """
+
+    tokens: tuple[int, ...]
+    sampling: SamplingOptions = SamplingOptions()
+    stop_tokens: frozenset[int] = frozenset()
+    replace: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts; `cached_tokens` of the prompt were in memory already. Names follow OpenAI's."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds: waiting before the first decode, reading the prompt, generating; and the generation speed."""
+
+    queued: float
+    prompt: float
+    generation: float
+
+    def tokens_per_second(self, tokens: int) -> float:
+        """The generation speed; the first token comes with the prompt's last decode and counts there."""
+        return (tokens - 1) / self.generation if tokens > 1 and self.generation > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A finished request. `seed` reproduces a sampled answer."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    timing: Timing
+    seed: int
+    tokens: tuple[int, ...] = ()

@@ -1,0 +1,74 @@
+"""From token bytes to text that can be shown at once: whole characters, stop texts found, placeholders replaced.
+
+Knows bytes and strings only. What might still become a stop text or a placeholder is held back until it is decided.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Mapping, Sequence
+
+
+class TextStream:
+    """Feed it the bytes of each token; it gives back the text that is final.
+
+    A character split over tokens comes out whole; bytes that are no UTF-8 become U+FFFD. After a stop text was found,
+    `stopped` is true and nothing more comes out; the stop text itself never does.
+    """
+
+    def __init__(self, stop: Sequence[str] = (), replace: Mapping[str, str] | None = None) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._replace = {key: value for key, value in (replace or {}).items() if key}
+        self._stop = [text for text in stop if text]
+        self._watched = [*self._stop, *self._replace]
+        self._held = ""
+        self.stopped = False
+
+    def feed(self, data: bytes) -> str:
+        """Take a token's bytes, return the text that is certain now ("" if none is)."""
+        return self._emit(self._decoder.decode(data), final=False)
+
+    def finish(self) -> str:
+        """The end of the stream: everything still held back, an unfinished character as U+FFFD."""
+        return self._emit(self._decoder.decode(b"", final=True), final=True)
+
+    def _emit(self, text: str, final: bool) -> str:
+        if self.stopped:
+            return ""
+        pending, out = self._held + text, ""
+        while True:
+            found = self._first(pending)
+            if found is None:
+                break
+            at, mark = found
+            if not final and self._could_become_longer(pending[at:], mark):
+                break  # a longer mark that begins here may still come
+            out += pending[:at]
+            if mark in self._stop:
+                self.stopped, self._held = True, ""
+                return out
+            out += self._replace[mark]
+            pending = pending[at + len(mark) :]
+        keep = 0 if final else self._undecided(pending)
+        self._held = pending[len(pending) - keep :]
+        return out + pending[: len(pending) - keep]
+
+    def _first(self, text: str) -> tuple[int, str] | None:
+        """The earliest mark in the text; of several at one place the longest."""
+        places = [(text.find(mark), -len(mark), mark) for mark in self._watched if mark in text]
+        return (min(places)[0], min(places)[2]) if places else None
+
+    def _could_become_longer(self, tail: str, mark: str) -> bool:
+        return any(
+            len(other) > len(mark) and len(tail) < len(other) and other.startswith(tail) for other in self._watched
+        )
+
+    def _undecided(self, text: str) -> int:
+        """How many characters at the end may be the beginning of a mark."""
+        longest = 0
+        for mark in self._watched:
+            for size in range(min(len(mark), len(text)), longest, -1):
+                if mark.startswith(text[-size:]):
+                    longest = size
+                    break
+        return longest

@@ -1,0 +1,172 @@
+"""Reading a GGUF file's header in pure Python: metadata, tensor table, and whether the file is whole.
+
+Works on a file cut after the tensor table. Knows the container format (GGUF specification, version 2 and 3), not
+what a model means. Vocabulary-sized arrays are skipped, not built, so that a header reads in milliseconds.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError
+from ..files import explain, require_file
+from . import ggml
+
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+_LONGEST_KEPT_ARRAY = 1024
+_DEFAULT_ALIGNMENT = 32
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One row of the tensor table. `shape` is in ggml's order (the row length first), `offset` from the data start."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """The tensor's size in bytes; 0 for a type that this build of ggml does not know."""
+        rows = 1
+        for dimension in self.shape[1:]:
+            rows *= dimension
+        return ggml.row_size(self.type, self.shape[0]) * rows
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a GGUF file says of itself. Arrays of more than 1,024 elements are given as their length."""
+
+    path: Path
+    metadata: dict[str, Any]
+    tensors: list[TensorInfo]
+    data_start: int
+    file_size: int
+
+    @property
+    def architecture(self) -> str:
+        """The model architecture, "" where none is stated."""
+        return str(self.metadata.get("general.architecture", ""))
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """An architecture's own value: `value("context_length")` reads `llama.context_length`."""
+        return self.metadata.get(f"{self.architecture}.{key}", default)
+
+    @property
+    def full_size(self) -> int:
+        """The size in bytes that the file must have to hold every tensor."""
+        return self.data_start + max((tensor.offset + tensor.nbytes for tensor in self.tensors), default=0)
+
+
+class _Cursor:
+    """A position in the mapped file; reading past its end is a truncated header."""
+
+    def __init__(self, data: mmap.mmap, path: Path) -> None:
+        self._data, self._path, self.at = data, path, 8
+
+    def take(self, format: str) -> Any:
+        size = struct.calcsize("<" + format)
+        if self.at + size > len(self._data):
+            raise _truncated(self._path)
+        value = struct.unpack_from("<" + format, self._data, self.at)
+        self.at += size
+        return value[0] if len(value) == 1 else value
+
+    def skip(self, size: int) -> None:
+        if self.at + size > len(self._data):
+            raise _truncated(self._path)
+        self.at += size
+
+    def text(self) -> str:
+        size = self.take("Q")
+        start = self.at
+        self.skip(size)
+        return self._data[start : self.at].decode("utf-8", "replace")
+
+    def value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self.text()
+        if kind in _SCALARS:
+            return self.take(_SCALARS[kind])
+        if kind != _ARRAY:
+            raise ModelError(f"damaged GGUF header (value type {kind}): {self._path}", "download or convert it again")
+        inner, count = self.take("IQ")
+        if count <= _LONGEST_KEPT_ARRAY:
+            return [self.value(inner) for _ in range(count)]
+        if inner in _SCALARS:
+            self.skip(count * struct.calcsize("<" + _SCALARS[inner]))
+        else:
+            for _ in range(count):
+                self.skip(self.take("Q"))
+        return count
+
+
+def _truncated(path: Path) -> ModelError:
+    return ModelError(f"truncated GGUF file: {path}", "download or convert it again")
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of a GGUF file. Raises ModelError if it is missing, not a GGUF, or cut within the header."""
+    require_file(path, "model", "give a .gguf file or a folder made by stellar convert")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as handle:
+            magic = handle.read(8)
+            if magic[:4] != b"GGUF":
+                raise ModelError(f"not a GGUF file: {path}", "stellar convert makes one from a Hugging Face folder")
+            if len(magic) < 8:
+                raise _truncated(path)
+            version = struct.unpack("<I", magic[4:])[0]
+            if version not in (2, 3):
+                raise ModelError(f"unsupported GGUF version {version}: {path}", "version 2 and 3 are read")
+            with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _parse(_Cursor(data, path), path, size)
+    except OSError as error:
+        raise explain(error, path, "read") from error
+
+
+def _parse(cursor: _Cursor, path: Path, size: int) -> Header:
+    tensor_count, pair_count = cursor.take("QQ")
+    metadata: dict[str, Any] = {}
+    for _ in range(pair_count):
+        key = cursor.text()
+        metadata[key] = cursor.value(cursor.take("I"))
+    tensors = []
+    for _ in range(tensor_count):
+        name, dimensions = cursor.text(), cursor.take("I")
+        if not 1 <= dimensions <= 4:
+            raise ModelError(f"damaged GGUF header (tensor {name}): {path}", "download or convert it again")
+        shape = tuple(cursor.take("Q") for _ in range(dimensions))
+        kind, offset = cursor.take("IQ")
+        tensors.append(TensorInfo(name, shape, kind, offset))
+    alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+    if not isinstance(alignment, int) or alignment <= 0:
+        raise ModelError(f"damaged GGUF header (alignment {alignment}): {path}", "download or convert it again")
+    start = -(-cursor.at // alignment) * alignment
+    return Header(path, metadata, tensors, start, size)
+
+
+def check_runnable(header: Header) -> None:
+    """Raise ModelError unless the file is a whole language model that llama.cpp can be asked to load."""
+    if header.metadata.get("general.type") == "adapter":
+        raise ModelError(f"this GGUF is a LoRA adapter, not a model: {header.path}", "give the model's own file")
+    if not header.architecture or not header.tensors:
+        raise ModelError(f"this GGUF holds no model: {header.path}", "give a model's .gguf file")
+    for tensor in header.tensors:
+        if not tensor.nbytes:
+            raise ModelError(
+                f"tensor {tensor.name} has a type that this build of llama.cpp does not know: {header.path}",
+                "convert it again, or install a newer llama-cpp-python",
+            )
+    if header.file_size < header.full_size:
+        raise ModelError(
+            f"truncated GGUF file: {header.path} has {header.file_size:,} of {header.full_size:,} bytes",
+            "download or convert it again",
+        )

@@ -1,0 +1,138 @@
+"""A loaded model and its vocabulary: tokenizing, special tokens, metadata. Knows nothing of contexts or prompts."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..errors import ModelError
+from .header import Header, check_runnable, read_header
+from .library import api, complaints
+
+_CONTROL = 1 << 3  # LLAMA_TOKEN_ATTR_CONTROL
+ALL_LAYERS = 1 << 20  # more layers than any model has: offload everything
+
+
+class Model:
+    """A model in memory. Close it, or use it as a context manager; contexts made of it must be closed first.
+
+    `gpu_layers` counts the layers to offload, from the last; it has no effect in a build without a GPU backend.
+    Raises ModelError if the file is missing, no GGUF, truncated, or refused by llama.cpp.
+    """
+
+    def __init__(self, path: Path, gpu_layers: int = ALL_LAYERS, vocab_only: bool = False) -> None:
+        self.path = path
+        self.header: Header = read_header(path)
+        if not vocab_only:
+            check_runnable(self.header)
+        self._api = api()
+        params = self._api.llama_model_default_params()
+        params.n_gpu_layers, params.vocab_only = gpu_layers, vocab_only
+        complaints()
+        self.handle: Any = self._api.llama_model_load_from_file(str(path).encode("utf-8"), params)
+        if not self.handle:
+            raise ModelError(
+                f"llama.cpp cannot load {path}: {complaints() or 'no reason given'}",
+                "run with -v to see its whole log; a larger model than memory needs a lower level",
+            )
+        self.vocab: Any = self._api.llama_model_get_vocab(self.handle)
+        if not vocab_only and (
+            not self._api.llama_model_has_decoder(self.handle)
+            or self._api.llama_model_has_encoder(self.handle)
+            or self._api.llama_model_is_recurrent(self.handle)
+            or self._api.llama_model_is_hybrid(self.handle)
+        ):
+            self.close()
+            raise ModelError(
+                f"not a decoder-only transformer ({self.header.architecture}): {path}", "use a LLaMA model"
+            )
+        self.n_vocab: int = self._api.llama_vocab_n_tokens(self.vocab)
+        self.n_ctx_train: int = self._api.llama_model_n_ctx_train(self.handle)
+        self.size: int = self._api.llama_model_size(self.handle)
+        self.add_bos: bool = self._api.llama_vocab_get_add_bos(self.vocab)
+        self.bos: int | None = self._token_or_none(self._api.llama_vocab_bos(self.vocab))
+        self.eos: int | None = self._token_or_none(self._api.llama_vocab_eos(self.vocab))
+        self._pieces: dict[int, bytes] = {}
+
+    def _token_or_none(self, token: int) -> int | None:
+        return token if 0 <= token < self.n_vocab else None  # LLAMA_TOKEN_NULL is -1
+
+    def tokenize(self, text: str, parse_special: bool = False) -> list[int]:
+        """Text → token ids, without BOS. Special tokens' texts stay text unless `parse_special`.
+
+        Lone surrogates, which no UTF-8 holds, become U+FFFD.
+        """
+        data = text.encode("utf-8", "replace")
+        room = len(data) + 8  # a token covers at least one byte, but for SentencePiece's leading space
+        while True:
+            buffer = (ctypes.c_int32 * room)()
+            count = self._api.llama_tokenize(self.vocab, data, len(data), buffer, room, False, parse_special)
+            if count >= 0:
+                return buffer[:count]
+            room = -count
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that `token` stands for in text; a special token stands for none."""
+        found = self._pieces.get(token)
+        if found is None:
+            self._require(token)
+            room = 64
+            while True:
+                buffer = ctypes.create_string_buffer(room)
+                count = self._api.llama_token_to_piece(self.vocab, token, buffer, room, 0, False)
+                if count >= 0:
+                    break
+                room = -count
+            found = self._pieces[token] = buffer.raw[:count]
+        return found
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens; bytes that are not UTF-8 become U+FFFD."""
+        return b"".join(self.piece(token) for token in tokens).decode("utf-8", "replace")
+
+    def special(self, text: str) -> int | None:
+        """The id of the special token with this text; None where the vocabulary has none."""
+        ids = self.tokenize(text, parse_special=True)
+        return ids[0] if len(ids) == 1 and self.is_special(ids[0]) else None
+
+    def is_special(self, token: int) -> bool:
+        """Whether a token is a control token or ends generation, so that it has no text of its own."""
+        self._require(token)
+        return bool(self._api.llama_vocab_is_control(self.vocab, token) or self.is_eog(token))
+
+    def is_eog(self, token: int) -> bool:
+        """Whether a token ends generation (EOS, EOT and their kin)."""
+        return bool(self._api.llama_vocab_is_eog(self.vocab, token))
+
+    def token_text(self, token: int | None) -> str:
+        """A token's text as the vocabulary writes it (`</s>`); "" for None."""
+        if token is None:
+            return ""
+        self._require(token)
+        return str((self._api.llama_vocab_get_text(self.vocab, token) or b"").decode("utf-8", "replace"))
+
+    def special_texts(self) -> list[str]:
+        """The texts of all control tokens. Reads the whole vocabulary: some 50 ms for 128,000 tokens."""
+        attribute, vocab = self._api.llama_vocab_get_attr, self.vocab
+        return [self.token_text(token) for token in range(self.n_vocab) if attribute(vocab, token) & _CONTROL]
+
+    def _require(self, token: int) -> None:
+        if not 0 <= token < self.n_vocab:  # llama.cpp asserts on it
+            raise ModelError(f"token {token} is outside the vocabulary of {self.n_vocab}")
+
+    def close(self) -> None:
+        """Free the model's memory; safe to call twice."""
+        if self.handle:
+            self._api.llama_model_free(self.handle)
+            self.handle = None
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,61 @@
+"""MODEL on the command line → the .gguf file to open: a file as it is, or a folder's best level that fits.
+
+Knows converted folders and how much memory a model needs at least; the type mixes behind the levels are convert's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import ModelError, UsageError
+from ..native.header import Header, read_header
+from .hardware import available_memory
+
+_RESERVE = 512 << 20  # compute buffers and the program itself
+_KV_BYTES = 4  # an f16 key and an f16 value
+
+
+def needed_memory(header: Header, n_ctx: int) -> int:
+    """Bytes to run a model with `n_ctx` tokens of f16 KV: weights + KV + a reserve for compute buffers."""
+    heads = header.value("attention.head_count", 1)
+    kv_heads = header.value("attention.head_count_kv", heads)
+    width = header.value("attention.key_length") or header.value("embedding_length", 0) // max(heads, 1)
+    kv = header.value("block_count", 0) * n_ctx * kv_heads * width * _KV_BYTES
+    return header.file_size + int(kv) + _RESERVE
+
+
+def level_of(path: Path) -> str:
+    """The level in a file name of the form NAME-LEVEL.gguf, in upper case."""
+    return path.stem.rpartition("-")[2].upper()
+
+
+def choose_model(path: Path, level: str | None = None, n_ctx: int = 4096, memory: int | None = None) -> Path:
+    """The file to open for MODEL. In a folder: the named level, else the largest file that fits in memory.
+
+    `memory` (bytes) defaults to what the system has available. If nothing fits, the smallest file is chosen, since
+    memory-mapped weights still run, slowly. Raises ModelError or UsageError.
+    """
+    if not path.exists():
+        raise ModelError(f"model not found: {path}", "give a .gguf file or a folder made by stellar convert")
+    if not path.is_dir():
+        if level:
+            raise UsageError(f"--level chooses within a folder, but {path} is a file", "leave --level out")
+        return path
+    files = sorted(path.glob("*.gguf"), key=lambda file: file.stat().st_size, reverse=True)
+    if not files:
+        what = " (a Hugging Face folder)" if (path / "config.json").exists() else ""
+        raise ModelError(f"no .gguf file in {path}{what}", "make one with stellar convert --base DIR --out DIR")
+    if level:
+        for file in files:
+            if level_of(file) == level.upper():
+                return file
+        have = ", ".join(level_of(file) for file in files)
+        raise UsageError(f"level {level} is not in {path}", f"it holds {have}")
+    memory = available_memory() if memory is None else memory
+    if memory is None:
+        return files[-1]
+    for file in files:
+        header = read_header(file)
+        if needed_memory(header, min(n_ctx, header.value("context_length", n_ctx))) <= memory:
+            return file
+    return files[-1]

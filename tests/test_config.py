@@ -1,0 +1,78 @@
+"""Options: where values come from, in which order, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import Stellar
+
+from stellar_local.config import RuntimeOptions, SamplingOptions, read_config, resolve, specs
+from stellar_local.errors import UsageError
+
+
+def test_order_of_sources() -> None:
+    order = [({}, {}, {}), ({}, {"top_k": 1}, {}), ({}, {"top_k": 1}, {"STELLAR_TOP_K": "2"})]
+    assert [resolve(SamplingOptions, *sources).top_k for sources in order] == [40, 1, 2]
+    assert resolve(SamplingOptions, {"top_k": "3"}, {"top_k": 1}, {"STELLAR_TOP_K": "2"}).top_k == 3
+
+
+def test_config_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('temperature = 0.2\ngpu-layers = "auto"\nstop = ["END", "完"]\nmax_tokens = 5\n', encoding="utf-8")
+    assert read_config(path) == {"temperature": 0.2, "gpu_layers": None, "stop": ("END", "完"), "max_tokens": 5}
+    assert read_config(tmp_path / "absent.toml") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("temprature = 1", "unknown options: temprature"),
+        ("= 1", "is not TOML"),
+        ("top_k = 'many'", "top_k must be a whole number from 0 to 1,073,741,824, not 'many'"),
+        ("top_k = 1.5", "top_k must be a whole number"),
+        ("top_k = true", "top_k must be a whole number"),
+        ("kv = 'f8'", "kv must be one of f16, q8_0, q4_0"),
+        ("temperature = nan", "temperature must be a number from 0 to 100"),
+        ("stop = 3", "stop must be a list"),
+    ],
+)
+def test_config_file_errors_name_the_file(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="config.toml") as caught:
+        read_config(path)
+    assert message in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "message"),
+    [
+        ({"ctx": "0"}, {}, "--ctx must be a whole number from 16 to 1,048,576, not '0'"),
+        ({"ctx": "9" * 400}, {}, "--ctx must be"),
+        ({"gpu_layers": "-1"}, {}, "--gpu-layers must be auto or a whole number of at least 0"),
+        ({}, {"STELLAR_KV": "x"}, "STELLAR_KV must be one of"),
+    ],
+)
+def test_wrong_values_are_refused(flags: dict[str, str], environ: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve(RuntimeOptions, flags, {}, environ)
+    assert message in caught.value.message
+
+
+def test_every_option_has_help_and_a_valid_default() -> None:
+    for kind in (RuntimeOptions, SamplingOptions):
+        for name, (item, spec) in specs(kind).items():
+            assert spec.help.endswith("."), name
+            if item.default not in (None, ()):
+                assert spec.check(item.default, name) == item.default
+
+
+def test_variable_and_file_reach_the_command(stellar: Stellar, spm_model: Path, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("max_tokens = 2\ntemperature = 0\n")
+    stellar.env["STELLAR_CONFIG"] = str(config)
+    assert '"completion_tokens": 2' in stellar("batch", spm_model, input="Hi\n").stdout
+    stellar.env["STELLAR_MAX_TOKENS"] = "1"
+    assert '"completion_tokens": 1' in stellar("batch", spm_model, input="Hi\n").stdout
+    assert '"completion_tokens": 3' in stellar("batch", spm_model, "--max-tokens", 3, input="Hi\n").stdout

@@ -1,0 +1,88 @@
+"""Files appear complete or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from stellar_local import files
+from stellar_local.errors import ModelError, StellarError
+
+
+def test_atomic_file_appears_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with files.atomic_file(path) as temporary:
+        temporary.write_text("x")
+        assert not path.exists()
+    assert path.read_text() == "x"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), files.atomic_file(path) as temporary:
+        temporary.write_text("new")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_folder(tmp_path: Path) -> None:
+    path = tmp_path / "d"
+    files.partial_path(path).mkdir()
+    (files.partial_path(path) / "left by a killed run").touch()
+    with files.atomic_folder(path) as temporary:
+        (temporary / "f").touch()
+        assert not path.exists()
+    assert [file.name for file in path.iterdir()] == ["f"]
+    with pytest.raises(ValueError), files.atomic_folder(tmp_path / "e"):
+        raise ValueError
+    assert [file.name for file in tmp_path.iterdir()] == ["d"]
+
+
+def test_full_disk_is_a_sentence(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(StellarError, match="cannot write .*: no space left on device") as caught:
+        with files.atomic_file(tmp_path / "x"):
+            with open("/dev/full", "w") as full:  # noqa: PTH123
+                full.write("x")
+                full.flush()
+    assert "free some space" in caught.value.hint
+
+
+def test_ensure_folder(tmp_path: Path) -> None:
+    assert files.ensure_folder(tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(StellarError, match="not a directory"):
+        files.ensure_folder(tmp_path / "file")
+    with pytest.raises(StellarError, match="not a directory"):
+        files.ensure_folder(tmp_path / "file" / "below")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_require_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="model not found"):
+        files.require_file(tmp_path / "no", "model")
+    with pytest.raises(ModelError, match="not a file"):
+        files.require_file(tmp_path, "model")
+
+
+def test_read_text_names_the_bad_byte(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    path.write_bytes(b"\xef\xbb\xbfab")
+    assert files.read_text(path, "it") == "ab"
+    path.write_bytes("星".encode("gb18030"))
+    with pytest.raises(StellarError, match=r"it is not UTF-8 text: .* \(byte 0\)"):
+        files.read_text(path, "it")
+
+
+def test_sha256(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    path.write_bytes(os.urandom(3 << 20))
+    import hashlib
+
+    assert files.sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
