@@ -25,11 +25,12 @@ from .safetensors import read_table
 CONFIG, WEIGHTS, WEIGHTS_BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
 # Fields that change nothing about a finished adapter's arithmetic, or that we read ourselves.
-_HARMLESS = """
-    peft_type task_type auto_mapping base_model_name_or_path revision inference_mode peft_version r lora_alpha
-    lora_dropout target_modules exclude_modules use_rslora init_lora_weights bias layers_to_transform layers_pattern
-    megatron_core qalora_group_size runtime_config eva_config low_cpu_mem_usage ephemeral_gpu_offload
-""".split()
+_HARMLESS = (
+    *("peft_type", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version"),
+    *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "use_rslora", "init_lora_weights", "bias"),
+    *("layers_to_transform", "layers_pattern", "megatron_core", "qalora_group_size", "runtime_config", "eva_config"),
+    *("low_cpu_mem_usage", "ephemeral_gpu_offload"),
+)
 _REASONS = {
     "use_dora": "is a DoRA adapter",
     "fan_in_fan_out": "stores its weights transposed (fan_in_fan_out)",
@@ -47,10 +48,10 @@ _KEYS = (
     ("lora_magnitude_vector", "is a DoRA adapter"),
     ("lora_embedding_", "trained the embeddings with LoRA"),
     ("trainable_tokens", "trained new tokens"),
-    (".base_layer.", "holds a copy of base weights"),
     (".bias", "trained biases"),
     ("lora_", "has a kind of LoRA weight that is not known here"),
 )
+_COPY = re.compile(r"base_model\.model\.(?P<module>.+)\.base_layer\.weight")  # saved beside LoRA on lm_head, unchanged
 _PEFT_HINT = "merge it with PEFT's merge_and_unload, and convert the merged folder"
 
 
@@ -63,11 +64,16 @@ class Pair:
     scale: float
 
 
+@dataclass(frozen=True)
 class Adapter:
-    """An opened adapter; `pairs` maps the base's tensor names to what is added to them."""
+    """An opened adapter. `pairs` maps the base's tensor names to what is added to them, `copies` to copies of them."""
 
-    def __init__(self, folder: Path, rank: int, alpha: float, pairs: Mapping[str, Pair], weights: Path) -> None:
-        self.folder, self.rank, self.alpha, self.pairs, self.weights = folder, rank, alpha, pairs, weights
+    folder: Path
+    rank: int
+    alpha: float
+    pairs: Mapping[str, Pair]
+    copies: Mapping[str, RowSource]
+    weights: Path
 
     @classmethod
     def open(cls, folder: Path) -> Adapter:
@@ -87,12 +93,13 @@ class Adapter:
         tensors: Mapping[str, RowSource] = read_table(weights) if weights.name == WEIGHTS else load_bin(weights)
         rank, alpha = config["r"], float(config["lora_alpha"])
         scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-        pairs = _pair(folder, tensors, rank, scale)
+        copies = {f"{found['module']}.weight": tensors[name] for name in tensors if (found := _COPY.fullmatch(name))}
+        pairs = _pair(folder, {name: tensors[name] for name in tensors if not _COPY.fullmatch(name)}, rank, scale)
         _check_values(folder, pairs)
-        return cls(folder, rank, alpha, pairs, weights)
+        return cls(folder, rank, alpha, pairs, copies, weights)
 
-    def check_fits(self, shapes: Mapping[str, tuple[int, ...]], tied_output: str | None = None) -> None:
-        """Raise ModelError unless every pair fits the base's tensor of its name.
+    def check_fits(self, base: Mapping[str, RowSource], tied_output: str | None = None) -> None:
+        """Raise ModelError unless every pair fits the base's tensor of its name, and every copy equals it.
 
         `tied_output` names an output tensor that the base shares with its embeddings, and so cannot change alone.
         """
@@ -101,16 +108,22 @@ class Adapter:
                 raise ModelError(
                     f"{self.folder} changes {name}, which this base shares with its embeddings", "train without lm_head"
                 )
-            if name not in shapes:
+            if name not in base:
                 raise ModelError(
                     f"{self.folder} changes {name}, which the base does not have", "it was trained on another base"
                 )
             change = (pair.b.shape[0], pair.a.shape[1])
-            if change != shapes[name]:
+            if change != base[name].shape:
                 raise ModelError(
                     f"{self.folder} was made for another base: it changes {name} as {list(change)}, "
-                    f"which is {list(shapes[name])} here",
+                    f"which is {list(base[name].shape)} here",
                     "give the base that it was trained on",
+                )
+        for name, copy in self.copies.items():
+            if name not in base or copy.shape != base[name].shape or not _same(copy, base[name]):
+                raise ModelError(
+                    f"{self.folder} brings a {name} of its own, which is not the base's",
+                    "the base's vocabulary was changed for training; " + _PEFT_HINT,
                 )
 
 
@@ -192,6 +205,15 @@ def _check_values(folder: Path, pairs: Mapping[str, Pair]) -> None:
         changes = changes or bool(values.any())
     if not changes:
         raise ModelError(f"{folder} changes nothing: every lora_B is zero", "it was saved before its training began")
+
+
+def _same(one: RowSource, other: RowSource) -> bool:
+    """Whether two tensors of one shape hold the same values, compared a few rows at a time."""
+    step = 4096
+    return all(
+        np.array_equal(one.read(start, start + step), other.read(start, start + step))
+        for start in range(0, one.shape[0], step)
+    )
 
 
 def whole(source: RowSource) -> NDArray[np.float32]:

@@ -123,9 +123,8 @@ def _prepare(base: Path, adapters: Sequence[tuple[Path, float]], template: str |
     check_tensors(shape, shapes, str(base))
     opened = [(Adapter.open(folder), weight) for folder, weight in adapters]
     for adapter, _ in opened:
-        adapter.check_fits(
-            {tensor.name: tensor.shape for tensor in shape.tensors()}, tied_output=OUTPUT if shape.tied else None
-        )
+        parts = {tensor.name: checkpoint.source(tensor.name) for tensor in shape.tensors()}
+        adapter.check_fits(parts, tied_output=OUTPUT if shape.tied else None)
     vocabulary = read_vocabulary(base, checkpoint.config, shape.vocabulary)
     chosen = find_template(template, [folder for folder, _ in adapters])
     if chosen is not None:

@@ -52,7 +52,7 @@ class StoredTensor:
 def to_float32(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     """A contiguous float32 copy of stored values; BF16 comes as uint16 and is the upper half of a float32."""
     if dtype == "BF16":
-        stored = (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return np.asarray((stored.astype(np.uint32) << np.uint32(16)).view(np.float32), np.float32)
     return np.array(stored, np.float32, order="C")
 
 

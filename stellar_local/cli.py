@@ -18,6 +18,7 @@ import click
 from . import __version__, console
 from .config import RuntimeOptions, SamplingOptions, read_config, resolve, specs
 from .errors import ExitCode, StellarError, UsageError
+from .files import explain
 
 # name → (module, attribute, the line in `stellar --help`)
 _MOUNTED = {
@@ -220,8 +221,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; every failure becomes a sentence on stderr."""
     console.use_utf8(sys.stdin, sys.stdout, sys.stderr)
     try:
-        result = stellar.main(args=arguments, prog_name="stellar", standalone_mode=False)
-        return int(result) if isinstance(result, int) else ExitCode.DONE
+        # Not click's own main(): it would end a closed pipe with 1 and turn Ctrl-C into an exception of its own.
+        with stellar.make_context("stellar", list(sys.argv[1:] if arguments is None else arguments)) as context:
+            stellar.invoke(context)
+        return ExitCode.DONE
     except StellarError as error:
         console.show_error(error)
         return error.exit_code
@@ -239,6 +242,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has enough. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.DONE
+    except OSError as error:  # files name themselves; what is left is the output stream
+        console.show_error(explain(error, error.filename or "the output", "write"))
+        return ExitCode.FAILED
     except MemoryError:
         console.show_error(StellarError("not enough memory", "use a lower level or a smaller --ctx"))
         return ExitCode.FAILED

@@ -77,7 +77,7 @@ class TrainConfig:
         "Rows held out to measure the loss: a number or a fraction.", 0.0, kind=str, parse=parse_share
     )
     lora_r: int = _option("Rank of the adapter.", 8)
-    lora_alpha: float = _option("Scale of the adapter; its weight is alpha / r.", 16.0)
+    lora_alpha: int = _option("Scale of the adapter; its weight is alpha / r.", 16)
     lora_dropout: float = _option("Dropout on the adapter's input.", 0.05)
     lora_target_modules: tuple[str, ...] = _option(
         f"Modules that get an adapter: names with commas, or {ALL_LINEAR}.",
@@ -125,6 +125,10 @@ class TrainConfig:
         if not valid:
             value = getattr(self, name)
             raise UsageError(f"--{name.replace('_', '-')} is {f'{value:g}' if isinstance(value, float) else value}, but {rule}")
+
+    def steps(self, rows: int) -> int:
+        """The number of optimizer steps of a whole run over `rows` rows."""
+        return self.max_steps or math.ceil(self.epochs * math.ceil(rows / self.batch_size))
 
     def as_json(self) -> dict[str, Any]:
         """All settings as JSON values: what `training.json` records."""

@@ -1,0 +1,137 @@
+"""Runtimes and conversations: the same ids as the GGUF's own Jinja gives, memory over turns, overflow that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from test_prompts import CONVERSATIONS
+
+from stellar_local.chat_template import ChatTemplate
+from stellar_local.config import RuntimeOptions, SamplingOptions
+from stellar_local.errors import ModelError, RequestError, UsageError
+from stellar_local.native.model import Model
+from stellar_local.prompts import Template, Turn, load_template
+from stellar_local.session import Conversation, Runtime, template_of
+
+GREEDY = SamplingOptions(temperature=0, max_tokens=8)
+
+
+@pytest.fixture(params=["spm", "bpe"], scope="module")
+def runtime(request: pytest.FixtureRequest, spm_model: Path, bpe_model: Path) -> Iterator[Runtime]:
+    path = spm_model if request.param == "spm" else bpe_model
+    with Runtime(path, RuntimeOptions(ctx=512)) as runtime:
+        yield runtime
+
+
+@pytest.mark.parametrize("system", [None, "", "Be brief. 请简短。"], ids=["default", "none", "own"])
+@pytest.mark.parametrize("turns", CONVERSATIONS, ids=["1", "2", "3"])
+def test_the_gguf_s_jinja_gives_the_same_ids(turns: list[Turn], system: str | None, runtime: Runtime) -> None:
+    """As another program does it: render the chat template, tokenize the string with special tokens parsed."""
+    model = runtime.model
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    for turn in turns:
+        messages.append({"role": "user", "content": turn.instruction})
+        if turn.response is not None:
+            messages.append({"role": "assistant", "content": turn.response})
+    rendered = (
+        ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        .from_string(model.header.metadata["tokenizer.chat_template"])
+        .render(messages=messages, add_generation_prompt=True, eos_token=model.token_text(model.eos), bos_token="")
+    )
+    ids = ([model.bos] if model.add_bos else []) + model.tokenize(rendered, parse_special=True)
+    assert list(runtime.tokens(turns, system)) == ids
+
+
+def test_our_template_comes_back_from_the_file(runtime: Runtime) -> None:
+    assert isinstance(runtime.template, Template)
+    assert runtime.template == load_template(runtime.template.name)
+
+
+def test_the_file_s_jinja_through_our_sandbox_gives_the_same_ids(runtime: Runtime) -> None:
+    """A program that knows nothing of our metadata key: its sandboxed Jinja must agree with our template."""
+    model = runtime.model
+    foreign = ChatTemplate(
+        model.header.metadata["tokenizer.chat_template"],
+        model.special_texts(),
+        model.token_text(model.bos),
+        model.token_text(model.eos),
+    )
+    own = runtime.template
+    for turns in CONVERSATIONS:
+        expected = runtime.tokens(turns)
+        runtime.template = foreign
+        assert runtime.tokens(turns) == expected
+        runtime.template = own
+
+
+def test_injected_special_tokens_stay_text(runtime: Runtime) -> None:
+    model = runtime.model
+    eos = model.token_text(model.eos)
+    assert runtime.tokens([Turn(eos)]).count(model.eos or -1) == runtime.tokens([Turn("x")]).count(model.eos or -1)
+
+
+def test_turns_are_remembered_and_prefixes_reused(runtime: Runtime) -> None:
+    talk = Conversation(runtime, GREEDY)
+    first = talk.ask("What is a star?")
+    talk.keep(first.answer)
+    second = talk.ask("And a planet?")
+    talk.keep(second.answer)
+    assert talk.turns == [Turn("What is a star?", first.answer.text), Turn("And a planet?", second.answer.text)]
+    assert second.answer.usage.prompt_tokens == len(runtime.tokens([talk.turns[0], Turn("And a planet?")]))
+    assert second.answer.usage.cached_tokens >= first.answer.usage.prompt_tokens
+    talk.clear()
+    assert talk.ask("What is a star?").answer.text == first.answer.text
+
+
+def test_oldest_turns_are_left_out_whole(runtime: Runtime) -> None:
+    talk = Conversation(runtime, GREEDY)
+    for number in range(12):
+        stream = talk.ask(f"Question {number}: what is a parsec, and what is a galaxy?")
+        talk.keep(stream.answer)
+    assert talk.dropped > 0
+    assert stream.answer.usage.prompt_tokens == len(
+        runtime.tokens([*talk.turns[talk.dropped : -1], Turn(talk.turns[-1].instruction)])
+    )
+    with pytest.raises(RequestError, match="the prompt has"):
+        talk.ask("word " * 600)
+    assert len(talk.turns) == 12
+
+
+def test_a_model_without_a_template_says_which_is_used(spm_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bare.gguf"
+    data = spm_model.read_bytes().replace(b"tokenizer.chat_template", b"tokenizer.chat_tempXXXX")
+    path.write_bytes(data.replace(b"stellar.template", b"stellar.tempXXXX"))
+    with Runtime(path, RuntimeOptions()) as runtime:
+        assert runtime.template.name == "bayling"
+        assert "brings no chat template; using bayling" in runtime.notes[0]
+    with Runtime(path, RuntimeOptions(template="alpaca")) as runtime:
+        assert (runtime.template.name, runtime.notes) == ("alpaca", [])
+
+
+def test_context_defaults_to_the_model_s_own(spm_model: Path) -> None:
+    with Runtime(spm_model, RuntimeOptions()) as runtime:
+        assert runtime.engine.context.n_ctx == 512
+    with Runtime(spm_model, RuntimeOptions(ctx=1024)) as runtime:
+        assert "exceeds the 512 tokens" in runtime.notes[0]
+
+
+def test_a_template_for_another_vocabulary_is_refused(spm_model: Path) -> None:
+    with Runtime(spm_model, RuntimeOptions(template="bayling-llama-3")) as runtime:
+        with pytest.raises(UsageError, match="start_header_id.* lacks"):
+            Conversation(runtime, GREEDY).ask("hi")
+
+
+def test_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="not found"):
+        Runtime(tmp_path / "no.gguf", RuntimeOptions())
+
+
+@pytest.mark.real
+def test_the_real_model_brings_its_own_template(real_model: Path) -> None:
+    with Model(real_model) as model:
+        template = template_of(model)
+        assert isinstance(template, ChatTemplate)
+        assert template.render([Turn("q")], "S") == load_template("chatml").render([Turn("q")], "S")

@@ -1,0 +1,134 @@
+"""The output folder of a run: whose run it is, how far it got, and the files it ends with.
+
+A run is known by its fingerprint: the settings that decide the adapter, and hashes of what they name. While it
+works, `checkpoints/` holds the fingerprint and the last complete checkpoint; when it is done, `training.json` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stellar_local.errors import ModelError, UsageError
+from stellar_local.files import atomic_text, ensure_folder, explain, read_text, sha256
+
+from .config import TrainConfig
+from .model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+
+RECORD, TEMPLATE, CHECKPOINTS = "training.json", "template.json", "checkpoints"
+_RUN, _COMPLETE, _PREFIX = "run.json", "complete", "checkpoint-"
+_OVERWRITE = "give another --out, or --overwrite to start anew"
+
+
+def fingerprint(config: TrainConfig, template_source: str) -> dict[str, Any]:
+    """What decides the adapter: settings and the hashes of data, template and base configuration."""
+    return {
+        **config.deciding(),
+        "base": str(config.base.resolve()),
+        "data": sha256(config.data),
+        "template": hashlib.sha256(template_source.encode()).hexdigest(),
+        "base_config": sha256(config.base / "config.json"),
+    }
+
+
+class RunFolder:
+    """One run's output folder, opened with the run's fingerprint."""
+
+    def __init__(self, out: Path, run: Mapping[str, Any]) -> None:
+        self.out, self.checkpoints = out, out / CHECKPOINTS
+        self._run = dict(run)
+
+    def open(self, overwrite: bool) -> bool:
+        """Prepare the folder; returns True if this very run is already finished there.
+
+        Raises UsageError if it holds another run or another adapter (which `overwrite` removes), StellarError if
+        it cannot be written to.
+        """
+        ensure_folder(self.out)
+        if overwrite:
+            self._clear()
+        finished = _read(self.out / RECORD)
+        started = _read(self.checkpoints / _RUN)
+        if finished is not None or started is not None:
+            other = self._difference(started if finished is None else finished.get("run", {}))
+            if other:
+                raise UsageError(f"{self.out} holds another run: {other}", f"for the same run, repeat its options; else {_OVERWRITE}")
+        elif (self.out / ADAPTER_WEIGHTS).exists() or (self.out / ADAPTER_CONFIG).exists():
+            raise UsageError(f"{self.out} already holds an adapter", _OVERWRITE)
+        if finished is not None and (self.out / ADAPTER_WEIGHTS).is_file():
+            self.discard_checkpoints()
+            return True
+        ensure_folder(self.checkpoints)
+        atomic_text(self.checkpoints / _RUN, json.dumps(self._run, ensure_ascii=False, indent=1))
+        return False
+
+    def _difference(self, run: Mapping[str, Any]) -> str:
+        """The first setting in which `run` differs from this one, in words; "" if there is none."""
+        for key in sorted(self._run.keys() | run.keys()):
+            if self._run.get(key) != run.get(key):
+                hashed = key in ("data", "template", "base_config")
+                return f"its {key} differs" if hashed else f"its {key} is {run.get(key)}, not {self._run.get(key)}"
+        return ""
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint that was written completely; what a killed run left unfinished is removed."""
+        found = [path for path in self.checkpoints.glob(f"{_PREFIX}*") if path.is_dir()]
+        complete = [path for path in found if (path / _COMPLETE).is_file()]
+        for path in set(found) - set(complete):
+            shutil.rmtree(path, ignore_errors=True)
+        return max(complete, key=step_of, default=None)
+
+    def commit(self, step: int) -> None:
+        """Mark the checkpoint of `step` as complete, once its files are on the disk, and remove older ones."""
+        current = self.checkpoints / f"{_PREFIX}{step}"
+        for path in current.rglob("*"):
+            if path.is_file():
+                with path.open("rb+") as handle:
+                    os.fsync(handle.fileno())
+        atomic_text(current / _COMPLETE, "")
+        for path in self.checkpoints.glob(f"{_PREFIX}*"):
+            if path != current:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def finish(self, adapter: Path, template_source: str, record: Mapping[str, Any]) -> None:
+        """Move the verified adapter into place, then write template.json, and training.json last of all."""
+        try:
+            for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
+                os.replace(adapter / name, self.out / name)
+        except OSError as error:
+            raise explain(error, self.out, "write") from error
+        atomic_text(self.out / TEMPLATE, template_source)
+        text = json.dumps({**record, "run": self._run}, ensure_ascii=False, indent=1)
+        atomic_text(self.out / RECORD, text + "\n")
+        self.discard_checkpoints()
+
+    def discard_checkpoints(self) -> None:
+        """Remove everything that only an unfinished run needs."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def _clear(self) -> None:
+        """Remove what a run of ours leaves, and nothing else that may be in the folder."""
+        for name in (RECORD, ADAPTER_WEIGHTS, ADAPTER_CONFIG, TEMPLATE):
+            (self.out / name).unlink(missing_ok=True)
+        self.discard_checkpoints()
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step a checkpoint was written after."""
+    number = checkpoint.name.removeprefix(_PREFIX)
+    return int(number) if number.isdigit() else -1
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        data = json.loads(read_text(path, "record of a run"))
+    except json.JSONDecodeError as error:
+        raise ModelError(f"the record of a run is damaged: {path}", _OVERWRITE) from error
+    return data if isinstance(data, dict) else {}
