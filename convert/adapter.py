@@ -26,8 +26,25 @@ CONFIG, WEIGHTS, WEIGHTS_BIN = "adapter_config.json", "adapter_model.safetensors
 
 # Fields that change nothing about a finished adapter's arithmetic, or that we read ourselves.
 _HARMLESS = (
-    *("peft_type", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version"),
-    *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "use_rslora", "init_lora_weights", "bias"),
+    *(
+        "peft_type",
+        "task_type",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "revision",
+        "inference_mode",
+        "peft_version",
+    ),
+    *(
+        "r",
+        "lora_alpha",
+        "lora_dropout",
+        "target_modules",
+        "exclude_modules",
+        "use_rslora",
+        "init_lora_weights",
+        "bias",
+    ),
     *("layers_to_transform", "layers_pattern", "megatron_core", "qalora_group_size", "runtime_config", "eva_config"),
     *("low_cpu_mem_usage", "ephemeral_gpu_offload"),
 )

@@ -262,7 +262,8 @@ def _describe(job: _Job, out: Path, made: Sequence[card.LevelFile], count: int) 
     ]
     base = job.base.folder.resolve().name
     result = card.Result(job.name, base, count, job.shape.context, adapters, job.template, made)
-    end = job.vocabulary.special.get("eos", 2)
+    end = job.vocabulary.id_of("eos_token")
+    eos = "" if end is None else job.vocabulary.tokens[end]
     atomic_text(out / "manifest.json", card.manifest(result))
     atomic_text(out / "README.md", card.model_card(result))
-    atomic_text(out / "Modelfile", card.modelfile(result, job.vocabulary.tokens[end]))
+    atomic_text(out / "Modelfile", card.modelfile(result, eos))

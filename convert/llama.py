@@ -144,23 +144,22 @@ class Shape:
         """LLaMA 3.1's frequency divisors, float32 [head_dim / 2], or None for models without them."""
         if self.rope.get("rope_type") != "llama3":
             return None
-        scale = self.rope
-        factor, low, high = (
-            scale.get("factor", 8.0),
-            scale.get("low_freq_factor", 1.0),
-            scale.get("high_freq_factor", 4.0),
-        )
-        original = scale.get("original_max_position_embeddings", 8192)
+        factor, low, high = (self.rope[key] for key in ("factor", "low_freq_factor", "high_freq_factor"))
+        original = self.rope["original_max_position_embeddings"]
         exponents = np.arange(0, self.head_dim, 2, dtype=np.float32) / np.float32(self.head_dim)
         out = []
-        for frequency in np.float32(1.0) / np.float32(self.rope_theta) ** exponents:
-            wavelength = np.float32(2 * math.pi) / frequency
+        # A power rounded once, as torch's is: NumPy's in float32 is a bit off in some places.
+        powers = (self.rope_theta ** exponents.astype(np.float64)).astype(np.float32)
+        for frequency in np.float32(1.0) / powers:
+            # torch divides a number by a tensor as reciprocal times number; so do we, to give the same bits.
+            wavelength = np.float32(1.0) / frequency * np.float32(2 * math.pi)
             if wavelength < original / high:
                 out.append(1.0)
             elif wavelength > original / low:
                 out.append(factor)
             else:
-                smooth = (np.float32(original) / wavelength - np.float32(low)) / np.float32(high - low)
+                turns = np.float32(1.0) / wavelength * np.float32(original)
+                smooth = (turns - np.float32(low)) / np.float32(high - low)
                 out.append(float(1 / ((1 - smooth) / np.float32(factor) + smooth)))
         return np.array(out, np.float32)
 
@@ -206,39 +205,56 @@ def _rope(config: Mapping[str, Any], read: _Reader) -> tuple[float, dict[str, An
     stated = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(stated, Mapping):
         raise ModelError("config.json's rope_scaling is not an object", "compare it with the original model's")
-    theta = stated.get("rope_theta") or read.number("rope_theta", 10000.0)
+    inner = _Reader(stated, "rope_scaling of ")
+    theta = inner.number("rope_theta", read.number("rope_theta", 10000.0))
     kind = stated.get("rope_type") or stated.get("type") or "default"
     if stated.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
         raise ModelError("this model rotates a part of each head only, which llama.cpp's LLaMA does not")
     if kind == "default":
-        return float(theta), {}
-    if kind not in ("linear", "llama3"):
+        return theta, {}
+    if kind == "linear":
+        return theta, {"rope_type": kind, "factor": inner.number("factor")}
+    if kind != "llama3":
         raise ModelError(
             f"this model's RoPE scaling is of the type {kind}; linear and llama3 are supported",
             "for contexts of the original length, remove rope_scaling from a copy of config.json",
         )
-    scaling = {key: value for key, value in stated.items() if key not in ("rope_theta", "type")}
-    if not isinstance(scaling.get("factor", 8.0 if kind == "llama3" else None), (int, float)):
-        raise ModelError("config.json's rope_scaling has no factor", "compare it with the original model's")
-    return float(theta), {**scaling, "rope_type": kind}
+    original = read.number("original_max_position_embeddings", 8192)
+    scaling = {
+        "factor": inner.number("factor", 8.0),
+        "low_freq_factor": inner.number("low_freq_factor", 1.0),
+        "high_freq_factor": inner.number("high_freq_factor", 4.0),
+        "original_max_position_embeddings": int(inner.number("original_max_position_embeddings", original)),
+    }
+    if scaling["low_freq_factor"] >= scaling["high_freq_factor"]:
+        raise ModelError(
+            "config.json's rope_scaling is inconsistent: its low_freq_factor is not below its high_freq_factor",
+            "compare it with the original model's",
+        )
+    return theta, {"rope_type": kind, **scaling}
 
 
 class _Reader:
-    """Typed access to config.json, with errors that name the field."""
+    """Typed access to config.json or a part of it, with errors that name the field."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self._config = config
+    def __init__(self, fields: Mapping[str, Any], part: str = "") -> None:
+        self._fields, self._part = fields, part
 
     def count(self, key: str, default: int | None = None) -> int:
-        value = self._config.get(key)
+        value = self._fields.get(key)
         value = default if value is None else value
         if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-            raise ModelError(f"config.json has no usable {key}: {value!r}", "compare it with the original model's")
+            raise self._unusable(key, value)
         return value
 
-    def number(self, key: str, default: float) -> float:
-        value = self._config.get(key)
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self._fields.get(key)
         value = default if value is None else value
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
-            raise ModelError(f"config.json has no usable {key}: {value!r}", "compare it with the original model's")
+            raise self._unusable(key, value)
         return float(value)
+
+    def _unusable(self, key: str, value: object) -> ModelError:
+        return ModelError(
+            f"{self._part}config.json has no usable {key}: {value!r}", "compare it with the original model's"
+        )

@@ -28,6 +28,7 @@ _SPECIAL = {  # name in Hugging Face's files → in a GGUF
     "cls": "cls",
     "mask": "mask",
 }
+_SPM_DEFAULT = {"unk": 0, "bos": 1, "eos": 2}  # what llama.cpp assumes of a SentencePiece vocabulary
 _CONTROL_LOOK = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
 
 
@@ -55,7 +56,8 @@ class Vocabulary:
     def id_of(self, token: str) -> int | None:
         """The id of a control or user-defined token by its text, or of a name such as "eos_token"; None if absent."""
         if token.endswith("_token"):
-            return self.special.get(token.removesuffix("_token"))
+            name = token.removesuffix("_token")
+            return self.special.get(name, _SPM_DEFAULT.get(name) if self.model == "llama" else None)
         try:
             found = self.tokens.index(token)
         except ValueError:

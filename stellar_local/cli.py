@@ -217,23 +217,30 @@ def quickstart(folder: Path) -> None:
     run(folder)
 
 
+def _usage(arguments: Sequence[str]) -> str:
+    """The help command that fits a wrong command line."""
+    named = [name for name in arguments[:1] if name in _MOUNTED]
+    return " ".join(["stellar", *named, "--help"]) + " shows what is possible"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; every failure becomes a sentence on stderr."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     console.use_utf8(sys.stdin, sys.stdout, sys.stderr)
     try:
         # Not click's own main(): it would end a closed pipe with 1 and turn Ctrl-C into an exception of its own.
-        with stellar.make_context("stellar", list(sys.argv[1:] if arguments is None else arguments)) as context:
+        with stellar.make_context("stellar", list(arguments)) as context:
             stellar.invoke(context)
         return ExitCode.DONE
     except StellarError as error:
+        if isinstance(error, UsageError) and not error.hint:
+            error.hint = _usage(arguments)
         console.show_error(error)
         return error.exit_code
     except click.exceptions.Exit as exit:
         return exit.exit_code
     except click.ClickException as error:
-        where = getattr(error, "ctx", None)
-        command = where.command_path if where else "stellar"
-        console.show_error(UsageError(error.format_message().rstrip("."), f"{command} --help"))
+        console.show_error(UsageError(error.format_message().rstrip("."), _usage(arguments)))
         return ExitCode.USAGE
     except (KeyboardInterrupt, click.Abort):
         console.say("interrupted")

@@ -24,6 +24,7 @@ def explain(error: OSError, path: Path | str, doing: str) -> StellarError:
         "No space left on device": "free some space there or choose another folder",
         "Permission denied": "choose a folder you may write to, or change its permissions",
         "Read-only file system": "choose a folder on a writable file system",
+        "No such file or directory": "check the path",
         "Is a directory": "give the path of a file",
         "Not a directory": "a part of this path is a file; choose another path",
     }.get(reason, "")

@@ -168,10 +168,10 @@ def open_pty(stellar: Stellar) -> Iterator[object]:
 def test_a_real_terminal_with_the_real_model(open_pty, real_model: Path) -> None:  # type: ignore[no-untyped-def]
     terminal = open_pty(real_model, "--temperature", "0", "--max-tokens", "1000")
     terminal.wait_for(r"template the model's own.*\n>$")
-    terminal.type("My name is Zhang Heng. Say only: Hello!\r")
-    terminal.wait_for(r"Say only: Hello!\n.*Hello.*\n>$")
-    terminal.type("What is my name?\r")
-    terminal.wait_for(r"What is my name\?\n[^\n]*Zhang Heng.*\n>$")
+    terminal.type("I have a cat called Tom.\r")
+    terminal.wait_for(r"called Tom\.\n.*\w.*\n>$")
+    terminal.type("What is my cat called?\r")
+    terminal.wait_for(r"my cat called\?\n[^\n]*Tom.*\n>$")
     terminal.type("Write a very long story about the stars.\r")
     terminal.wait_for(r"about the stars\.\n.*\w+ \w+ \w+ \w+ \w+")
     terminal.type("\x03")  # stops the answer only

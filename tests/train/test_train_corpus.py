@@ -29,7 +29,9 @@ def han(text: str) -> bool:
         f"\ufeff{ROW}\n{ROW}\n",
         f"[{ROW}, {ROW}]",
         f"\ufeff[\r\n{ROW},\r\n{ROW}\r\n]\r\n",
-        json.dumps([{"instruction": "a", "output": "b", "id": 7}, {"instruction": "a", "input": None, "output": "b"}], indent=2),
+        json.dumps(
+            [{"instruction": "a", "output": "b", "id": 7}, {"instruction": "a", "input": None, "output": "b"}], indent=2
+        ),
     ],
 )
 def test_formats(text: str, tmp_path: Path) -> None:
@@ -90,7 +92,10 @@ def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
 
 def test_build_is_deterministic_and_shuffled(tmp_path: Path) -> None:
     sources = {name: shipped(name) for name in corpus.CATEGORIES}
-    first, again = build(sources, {"identity": 2}, {"astronomy": 60}), build(sources, {"identity": 2}, {"astronomy": 60})
+    first, again = (
+        build(sources, {"identity": 2}, {"astronomy": 60}),
+        build(sources, {"identity": 2}, {"astronomy": 60}),
+    )
     assert first == again
     assert first.rows != build(sources, {"identity": 2}, {"astronomy": 60}, seed=1).rows
     assert first.counts == {
@@ -132,7 +137,9 @@ def test_shipped_corpus() -> None:
     assert len(astronomy) >= 120
     assert sum(han(row.instruction) for row in astronomy) * 2 == len(astronomy)
     assert len(identity) >= 80
-    english, chinese = [[row for row in identity if han(row.output.split("（")[0].split("(")[0]) is zh] for zh in (False, True)]
+    english, chinese = [
+        [row for row in identity if han(row.output.split("（")[0].split("(")[0]) is zh] for zh in (False, True)
+    ]
     assert min(len(english), len(chinese)) >= 40
     for row in identity:
         assert "StellarSpeak" in row.output and "星语者" in row.output, row

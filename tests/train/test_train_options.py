@@ -68,7 +68,13 @@ def test_alpaca_lora_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("option", [o for o in options() if not o.required], ids=lambda o: o.name)
 def test_every_spelling_of_every_option(option: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"template": "alpaca", "lora_target_modules": "v_proj", "train_on_inputs": "true", "scheduler": "cosine"}
-    values |= {"lora_alpha": "8", "dtype": "float32", "val_set_size": "7", "lora_dropout": "0.25", "warmup_ratio": "0.25"}
+    values |= {
+        "lora_alpha": "8",
+        "dtype": "float32",
+        "val_set_size": "7",
+        "lora_dropout": "0.25",
+        "warmup_ratio": "0.25",
+    }
     text = values.get(option.name, "16")
     results = {getattr(parsed(monkeypatch, *OURS, spelling, text), option.name) for spelling in option.spellings}
     assert len(results) == 1
@@ -93,7 +99,14 @@ def test_false_means_false(arguments: list[str], expected: bool, monkeypatch: py
 
 @pytest.mark.parametrize(
     "text",
-    ["q_proj,v_proj", "[q_proj,v_proj]", "['q_proj', 'v_proj']", '["q_proj","v_proj"]', "'[q_proj,v_proj]'", "q_proj, v_proj"],
+    [
+        "q_proj,v_proj",
+        "[q_proj,v_proj]",
+        "['q_proj', 'v_proj']",
+        '["q_proj","v_proj"]',
+        "'[q_proj,v_proj]'",
+        "q_proj, v_proj",
+    ],
 )
 def test_target_modules_in_all_spellings(text: str) -> None:
     assert parse_modules(text) == ("q_proj", "v_proj")

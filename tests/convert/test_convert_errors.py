@@ -17,6 +17,8 @@ from convert.gguf_import import import_gguf
 from convert.levels import LEVELS
 from stellar_local.errors import ExitCode, MissingExtraError, StellarError
 
+pytest_plugins = ["convert_fixtures"]
+
 
 def edit(path: Path, **changes: object) -> None:
     """Change fields of a JSON file; None removes one."""
@@ -72,6 +74,14 @@ BASES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda base: edit(base / CONFIG, rope_parameters={"rope_type": "yarn", "factor": 4.0}),
         "of the type yarn",
     ),
+    "a factor in words": (
+        lambda base: edit(base / CONFIG, rope_parameters={"rope_type": "llama3", "factor": "eight"}),
+        "no usable factor",
+    ),
+    "scaling without a factor": (
+        lambda base: edit(base / CONFIG, rope_parameters={"rope_type": "linear"}),
+        "no usable factor",
+    ),
     "quantized": (lambda base: edit(base / CONFIG, quantization_config={"quant_method": "gptq"}), "(gptq)"),
     "another width": (lambda base: edit(base / CONFIG, hidden_size=32, head_dim=16), "config.json makes it"),
     "more layers": (lambda base: edit(base / CONFIG, num_hidden_layers=3), "lacks the tensor model.layers.2"),
@@ -85,7 +95,9 @@ BASES: dict[str, tuple[Callable[[Path], object], str]] = {
         "lacks the tensor model.layers.0.mlp.up_proj",
     ),
     "8-bit leftovers": (
-        lambda base: change_tensors(base / MODEL, lambda data: data.update({"model.SCB": data["model.norm.weight"] + 1})),
+        lambda base: change_tensors(
+            base / MODEL, lambda data: data.update({"model.SCB": data["model.norm.weight"] + 1})
+        ),
         "does not have: model.SCB",
     ),
     "integers": (
@@ -102,7 +114,9 @@ BASES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda base: (
             (base / MODEL).rename(base / "model-00001-of-00002.safetensors"),
             (base / f"{MODEL}.index.json").write_text(
-                json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}})
+                json.dumps(
+                    {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+                )
             ),
         ),
         "model-00002-of-00002.safetensors",
@@ -127,10 +141,14 @@ BASES: dict[str, tuple[Callable[[Path], object], str]] = {
         "lacks tokenizer.model",
     ),
     "a tokenizer of another model": (
-        lambda base: (base / CONFIG).write_text((base / CONFIG).read_text().replace("480", "400"))
-        and change_tensors(
-            base / MODEL,
-            lambda data: data.update({name: data[name][:400].clone() for name in data if data[name].shape[0] == 480}),
+        lambda base: (
+            (base / CONFIG).write_text((base / CONFIG).read_text().replace("480", "400"))
+            and change_tensors(
+                base / MODEL,
+                lambda data: data.update(
+                    {name: data[name][:400].clone() for name in data if data[name].shape[0] == 480}
+                ),
+            )
         ),
         "480 tokens, but the model only 400",
     ),
@@ -372,7 +390,10 @@ GGUFS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         "tokenizer of the kind other",
     ),
     "no width": (lambda data: data.replace(b"llama.embedding_length", b"llama.embedding_xxxxxx"), "embedding_length"),
-    "another tensor": (lambda data: data.replace(b"blk.1.ffn_up.weight", b"blk.1.ffn_xx.weight"), "blk.1.ffn_up.weight"),
+    "another tensor": (
+        lambda data: data.replace(b"blk.1.ffn_up.weight", b"blk.1.ffn_xx.weight"),
+        "blk.1.ffn_up.weight",
+    ),
     "other layers": (
         lambda data: patched(data, "llama.block_count", struct.pack("<I", 2), struct.pack("<I", 1)),
         "does not have: blk.1",

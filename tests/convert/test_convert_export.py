@@ -23,6 +23,8 @@ from convert.safetensors import header_bytes
 from stellar_local.errors import ModelError, StellarError, UsageError
 from stellar_local.prompts import load_template
 
+pytest_plugins = ["convert_fixtures"]
+
 TEXTS = [
     "Hello world",
     " Hello  world ",
@@ -84,7 +86,9 @@ def test_metadata(exported: dict[str, Path]) -> None:
         "tokenizer.ggml.add_bos_token": True,
     }
     assert {key: fields[key] for key in expected} == expected
-    assert fields["llama.vocab_size"] == len(fields["tokenizer.ggml.tokens"]) == len(fields["tokenizer.ggml.token_type"])
+    assert (
+        fields["llama.vocab_size"] == len(fields["tokenizer.ggml.tokens"]) == len(fields["tokenizer.ggml.token_type"])
+    )
 
 
 @pytest.mark.skipif(not (SHARED / "llama-spm/tokenizer.model").is_file(), reason="LLaMA's tokenizer is not at hand")
@@ -212,7 +216,11 @@ def test_a_failure_leaves_nothing(
     (tmp_path / "out/m-F16.gguf").write_bytes(b"old")
     with pytest.raises(StellarError, match="no space left"):
         export(
-            bases("spm-gqa-64"), out=tmp_path / "out", levels=[LEVELS["F16"], LEVELS["F32"]], name="m", hf=tmp_path / "hf"
+            bases("spm-gqa-64"),
+            out=tmp_path / "out",
+            levels=[LEVELS["F16"], LEVELS["F32"]],
+            name="m",
+            hf=tmp_path / "hf",
         )
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["m-F16.gguf"]
     assert (tmp_path / "out/m-F16.gguf").read_bytes() == b"old"

@@ -22,6 +22,8 @@ from convert.llama import Shape, head_order
 from convert.merge import Merger
 from stellar_local.prompts import load_template
 
+pytest_plugins = ["convert_fixtures"]
+
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
 
 
@@ -186,9 +188,7 @@ def test_llama_cpp_computes_what_transformers_does(
     assert np.abs(got - expected).max() < 0.01 * np.abs(expected).max()
 
 
-def test_the_merged_folder_prompts_as_the_template(
-    bases: Callable[[str], Path], adapter: Path, tmp_path: Path
-) -> None:
+def test_the_merged_folder_prompts_as_the_template(bases: Callable[[str], Path], adapter: Path, tmp_path: Path) -> None:
     export(bases("spm-gqa-64"), [(adapter, 1.0)], hf=tmp_path / "hf", template="bayling")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
     text = tokenizer.apply_chat_template(

@@ -1,0 +1,73 @@
+"""The documentation is current: cli.md equals --help, every command is shown, the READMEs' commands work."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Stellar
+
+from stellar_local.cli import _MOUNTED
+
+READMES = ["README.md", "README.zh.md"]
+
+
+def fenced(page: str) -> list[str]:
+    """The lines of a page's shell blocks."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", text, re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [" ".join(line.split("  #")[0].split()) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def test_cli_page_is_current() -> None:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == module.page(), "run: make docs"
+
+
+@pytest.mark.parametrize("name", list(_MOUNTED))
+def test_every_command_has_help_with_an_example(name: str, stellar: Stellar) -> None:
+    done = stellar(name, "--help")
+    assert done.returncode == 0
+    assert "Example" in done.stdout or name == "data"
+    assert done.stderr == ""
+
+
+def test_readmes_show_the_same_commands() -> None:
+    assert fenced("README.md") == fenced("README.zh.md")
+    assert len(fenced("README.md")) > 4
+
+
+@pytest.mark.parametrize("page", READMES)
+def test_readmes_open_with_the_two_commands(page: str) -> None:
+    assert fenced(page)[:2] == ["make demo", "make test"]
+
+
+def test_readme_make_targets_exist() -> None:
+    for line in fenced("README.md"):
+        if line.startswith("make "):
+            done = subprocess.run(["make", "-n", *line.split()[1:]], cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", [*READMES, "CONTRIBUTING.md", "templates/README.md", "docs/cli.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
+
+
+def test_no_file_is_huge() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    sizes = {name: (ROOT / name).stat().st_size for name in listed.stdout.splitlines() if (ROOT / name).is_file()}
+    assert max(sizes.values()) < 1_000_000
+    assert Path("LICENSE").name in sizes
