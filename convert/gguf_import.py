@@ -99,11 +99,7 @@ def _readable(type: int) -> bool:
 
 def _fields(file: Path) -> dict[str, Any]:
     """All metadata, vocabulary included. Raises ModelError if some of it is damaged."""
-    try:
-        reader = gguf.GGUFReader(file)
-        return {key: field.contents() for key, field in reader.fields.items()}
-    except (ValueError, KeyError, IndexError, TypeError, OSError) as error:
-        raise ModelError(f"damaged GGUF file: {file} ({error})", "download or convert it again") from error
+    return read_header(file, whole=True).metadata
 
 
 def _shape(header: Header, fields: Mapping[str, Any]) -> Shape:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from tiny import write_base
 
+pytest_plugins = ["convert_fixtures", "real_fixtures"]
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 

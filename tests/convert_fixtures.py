@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import llama_cpp
 import pytest
 from gguf_facts import KINDS
 from tiny import write_adapter, write_base
+
+from stellar_local.native import library
 
 
 @pytest.fixture(scope="session")
@@ -33,12 +35,9 @@ def adapter(bases: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def silence() -> Iterator[None]:
-    """Keep llama.cpp's log off the terminal."""
-    callback = llama_cpp.llama_log_callback(lambda level, text, data: None)
-    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
-    yield
-    llama_cpp.llama_log_set(ctypes.cast(None, llama_cpp.llama_log_callback), ctypes.c_void_p(0))
+def silence() -> None:
+    """llama.cpp with its log routed as everywhere in this project: quiet."""
+    library.api()
 
 
 @pytest.fixture(scope="session")

@@ -158,7 +158,7 @@ def test_a_missing_extra(blocked: str, arguments: list[str], extra: str, world: 
         "import sys\n"
         "class Hide:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name.split('.')[0] == {blocked!r}: raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)\n"
+        f"        if name.split('.')[0] == {blocked!r}: raise ModuleNotFoundError(name, name=name)\n"
         "sys.meta_path.insert(0, Hide())\n"
         "import importlib.util\n"
         "real = importlib.util.find_spec\n"

@@ -46,11 +46,13 @@ def test_atomic_folder(tmp_path: Path) -> None:
 def test_full_disk_is_a_sentence(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    with pytest.raises(StellarError, match="cannot write .*: no space left on device") as caught:
-        with files.atomic_file(tmp_path / "x"):
-            with open("/dev/full", "w") as full:  # noqa: PTH123
-                full.write("x")
-                full.flush()
+    with (
+        pytest.raises(StellarError, match="cannot write .*: no space left on device") as caught,
+        files.atomic_file(tmp_path / "x"),
+        Path("/dev/full").open("w") as full,
+    ):
+        full.write("x")
+        full.flush()
     assert "free some space" in caught.value.hint
 
 

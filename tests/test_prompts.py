@@ -86,11 +86,11 @@ def test_bayling_llama_3() -> None:
 
 ALPACA = {
     "description": "Template used by Alpaca-LoRA.",
-    "prompt_input": "Below is an instruction that describes a task, paired with an input that provides further context. "
-    "Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}"
-    "\n\n### Response:\n",
-    "prompt_no_input": "Below is an instruction that describes a task. Write a response that appropriately completes the "
-    "request.\n\n### Instruction:\n{instruction}\n\n### Response:\n",
+    "prompt_input": "Below is an instruction that describes a task, paired with an input that provides further "
+    "context. Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n"
+    "### Input:\n{input}\n\n### Response:\n",
+    "prompt_no_input": "Below is an instruction that describes a task. Write a response that appropriately completes "
+    "the request.\n\n### Instruction:\n{instruction}\n\n### Response:\n",
     "response_split": "### Response:",
 }
 SHORT = {

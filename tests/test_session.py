@@ -119,9 +119,11 @@ def test_context_defaults_to_the_model_s_own(spm_model: Path) -> None:
 
 
 def test_a_template_for_another_vocabulary_is_refused(spm_model: Path) -> None:
-    with Runtime(spm_model, RuntimeOptions(template="bayling-llama-3")) as runtime:
-        with pytest.raises(UsageError, match="start_header_id.* lacks"):
-            Conversation(runtime, GREEDY).ask("hi")
+    with (
+        Runtime(spm_model, RuntimeOptions(template="bayling-llama-3")) as runtime,
+        pytest.raises(UsageError, match="start_header_id.* lacks"),
+    ):
+        Conversation(runtime, GREEDY).ask("hi")
 
 
 def test_no_model(tmp_path: Path) -> None:

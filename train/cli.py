@@ -87,7 +87,9 @@ def _numbers(pairs: Sequence[str], what: str) -> dict[str, int]:
 
 @data.command()
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The training file to write.")
-@click.option("--source", "sources", multiple=True, type=click.Path(path_type=Path), help="A file of triples; repeatable.")
+@click.option(
+    "--source", "sources", multiple=True, type=click.Path(path_type=Path), help="A file of triples; repeatable."
+)
 @click.option(
     "--category",
     "categories",
@@ -99,7 +101,12 @@ def _numbers(pairs: Sequence[str], what: str) -> dict[str, int]:
 @click.option("--limit", multiple=True, metavar="NAME=N", help="Take at most N rows of a category or source.")
 @click.option("--seed", default=42, show_default=True, help="Seed of the order and of what --limit takes.")
 def build(
-    out: Path, sources: Sequence[Path], categories: Sequence[str], repeat: Sequence[str], limit: Sequence[str], seed: int
+    out: Path,
+    sources: Sequence[Path],
+    categories: Sequence[str],
+    repeat: Sequence[str],
+    limit: Sequence[str],
+    seed: int,
 ) -> None:
     """Join sources into one shuffled training file without duplicates.
 

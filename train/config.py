@@ -27,7 +27,9 @@ def parse_modules(value: str) -> tuple[str, ...]:
     names = tuple(part.strip(" \t\"'[]()") for part in value.split(","))
     names = tuple(dict.fromkeys(name for name in names if name))
     if not names:
-        raise UsageError(f"no module named in {value!r}", "for example --lora-target-modules q_proj,k_proj,v_proj,o_proj")
+        raise UsageError(
+            f"no module named in {value!r}", "for example --lora-target-modules q_proj,k_proj,v_proj,o_proj"
+        )
     return names
 
 
@@ -114,7 +116,7 @@ class TrainConfig:
         if self.batch_size % self.micro_batch_size:
             raise UsageError(
                 f"--batch-size {self.batch_size} is not a multiple of --micro-batch-size {self.micro_batch_size}",
-                f"choose --micro-batch-size {math.gcd(self.batch_size, self.micro_batch_size)}, which gives the same result",
+                f"for example --micro-batch-size {math.gcd(self.batch_size, self.micro_batch_size)}; same result",
             )
         for name in ("scheduler", "dtype"):
             choices = option(name).kind
@@ -124,7 +126,8 @@ class TrainConfig:
     def _check(self, name: str, valid: bool, rule: str) -> None:
         if not valid:
             value = getattr(self, name)
-            raise UsageError(f"--{name.replace('_', '-')} is {f'{value:g}' if isinstance(value, float) else value}, but {rule}")
+            shown = f"{value:g}" if isinstance(value, float) else value
+            raise UsageError(f"--{name.replace('_', '-')} is {shown}, but {rule}")
 
     def steps(self, rows: int) -> int:
         """The number of optimizer steps of a whole run over `rows` rows."""

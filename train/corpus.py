@@ -81,13 +81,13 @@ def _list_items(text: str, path: Path) -> Iterator[tuple[int, object]]:
         if text[at : at + 1] == "]":
             break
         if text[at : at + 1] != ",":
-            error = json.JSONDecodeError("Expecting ',' or ']'", text, at)
-            raise _broken(path, error.lineno, error)
+            unseparated = json.JSONDecodeError("Expecting ',' or ']'", text, at)
+            raise _broken(path, unseparated.lineno, unseparated)
         at, expected = at + 1, ""
     rest = _skip_blanks(text, at + 1)
     if rest < len(text):
-        error = json.JSONDecodeError("Extra data after the list", text, rest)
-        raise _broken(path, error.lineno, error)
+        extra = json.JSONDecodeError("Extra data after the list", text, rest)
+        raise _broken(path, extra.lineno, extra)
 
 
 def _skip_blanks(text: str, at: int) -> int:
@@ -118,7 +118,7 @@ def _triple(value: object, where: str) -> Triple:
         if key != "input" and not text.strip():
             raise StellarError(f'{where}: "{key}" is empty', "remove the row or complete it")
         if any("\ud800" <= char <= "\udfff" for char in text):
-            raise StellarError(f'{where}: "{key}" holds half a character (a lone surrogate)', "repair or remove the row")
+            raise StellarError(f'{where}: "{key}" holds half a character (a lone surrogate)', "repair the row")
         texts[key] = text
     return Triple(**texts)
 
@@ -150,7 +150,9 @@ def build(
     for what, numbers in (("--repeat", repeat), ("--limit", limit)):
         for name, number in numbers.items():
             if name not in sources:
-                raise UsageError(f"{what} names {name}, which is not part of this corpus", f"it has {', '.join(sources)}")
+                raise UsageError(
+                    f"{what} names {name}, which is no part of this corpus", f"it has {', '.join(sources)}"
+                )
             if number < 1:
                 raise UsageError(f"{what} {name}={number}: the number must be at least 1")
     seen: set[Triple] = set()

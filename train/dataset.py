@@ -48,7 +48,9 @@ class Counts:
         return asdict(self)
 
 
-def encode(triple: Triple, template: Template, tokenizer: Tokenizer, train_on_inputs: bool = False) -> tuple[Sample, bool]:
+def encode(
+    triple: Triple, template: Template, tokenizer: Tokenizer, train_on_inputs: bool = False
+) -> tuple[Sample, bool]:
     """Tokenize one triple; returns the sample and whether its prompt and answer had to be tokenized apart.
 
     The ids are those of the whole string, as llama.cpp gives them, wherever the prompt's ids are their beginning.
@@ -96,7 +98,7 @@ def encode_all(
             split += apart
     if not samples:
         raise StellarError(
-            f"no row is left to train on: of {len(triples)}, {too_long} exceed {cutoff} tokens and {empty} have no answer",
+            f"no row is left: of {len(triples)}, {too_long} exceed {cutoff} tokens and {empty} have no answer",
             "raise --cutoff-len" if too_long else "check the data",
         )
     counts = Counts(

@@ -55,9 +55,9 @@ class RunFolder:
         finished = _read(self.out / RECORD)
         started = _read(self.checkpoints / _RUN)
         if finished is not None or started is not None:
-            other = self._difference(started if finished is None else finished.get("run", {}))
-            if other:
-                raise UsageError(f"{self.out} holds another run: {other}", f"for the same run, repeat its options; else {_OVERWRITE}")
+            other = self._difference(started or {} if finished is None else finished.get("run", {}))
+            if other and (finished is not None or self.last_checkpoint() is not None):  # else nothing would be lost
+                raise UsageError(f"{self.out} holds another run: {other}", f"repeat its options, or {_OVERWRITE}")
         elif (self.out / ADAPTER_WEIGHTS).exists() or (self.out / ADAPTER_CONFIG).exists():
             raise UsageError(f"{self.out} already holds an adapter", _OVERWRITE)
         if finished is not None and (self.out / ADAPTER_WEIGHTS).is_file():
@@ -99,7 +99,7 @@ class RunFolder:
         """Move the verified adapter into place, then write template.json, and training.json last of all."""
         try:
             for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
-                os.replace(adapter / name, self.out / name)
+                (adapter / name).replace(self.out / name)
         except OSError as error:
             raise explain(error, self.out, "write") from error
         atomic_text(self.out / TEMPLATE, template_source)

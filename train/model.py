@@ -19,6 +19,7 @@ from stellar_local.files import read_text, require_folder
 from .config import ALL_LINEAR, TrainConfig
 
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")  # what the [train] extra brings
 _SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 _INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
@@ -27,7 +28,7 @@ def require_packages() -> None:
     """Raise MissingExtraError naming the first package of the [train] extra that is not installed."""
     from importlib.util import find_spec
 
-    for package in ("torch", "transformers", "peft", "accelerate", "safetensors"):
+    for package in PACKAGES:
         if find_spec(package) is None:
             raise MissingExtraError("train", package, "stellar train")
 
@@ -82,7 +83,7 @@ def _check_shards(folder: Path, index: str) -> None:
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"the base model's {index} is damaged: {folder}", "copy it again") from error
     if missing := sorted(shard for shard in shards if not (folder / shard).is_file()):
-        raise ModelError(f"the base model lacks {len(missing)} of its weight files: {missing[0]} ...", "copy them again")
+        raise ModelError(f"the base model lacks {len(missing)} of its weight files: {missing[0]}", "copy them again")
 
 
 def choose_dtype(name: str) -> Any:
@@ -110,7 +111,7 @@ def load_base(folder: Path, dtype: Any) -> Any:
         raise ModelError(f"the base model cannot be loaded: {reason}", "check that its files are complete") from error
     # Transformers fills what a file lacks with random numbers and only warns.
     if missing := sorted(loaded["missing_keys"]):
-        raise ModelError(f"the base model's files lack {len(missing)} weights: {missing[0]} ...", "copy the files again")
+        raise ModelError(f"the base model's files lack {len(missing)} weights: {missing[0]}", "copy the files again")
     model.config.use_cache = False
     return model
 
@@ -119,8 +120,8 @@ def linear_names(model: Any) -> list[str]:
     """The names of the linear layers inside the base's blocks (`q_proj` ... `down_proj`): what may get an adapter."""
     import torch
 
-    found = (name.rsplit(".", 1)[-1] for name, module in model.model.layers.named_modules() if isinstance(module, torch.nn.Linear))
-    return list(dict.fromkeys(found))
+    modules = model.model.layers.named_modules()
+    return list(dict.fromkeys(name.rsplit(".", 1)[-1] for name, part in modules if isinstance(part, torch.nn.Linear)))
 
 
 def add_lora(model: Any, config: TrainConfig) -> tuple[Any, int]:
@@ -178,4 +179,4 @@ def verify_adapter(folder: Path, pairs: int) -> None:
     if not all(bool(weight.isfinite().all()) for weight in weights.values()):
         raise ModelError(f"the saved adapter holds numbers that are not finite: {path}", "lower --learning-rate")
     if not any(bool(weights[name].any()) for name in ups):
-        raise ModelError(f"the saved adapter changes nothing: every B is zero: {path}", "raise --learning-rate or --epochs")
+        raise ModelError(f"the saved adapter changes nothing, every B is zero: {path}", "raise --learning-rate")

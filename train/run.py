@@ -26,7 +26,7 @@ from .config import TrainConfig
 from .corpus import read
 from .dataset import Counts, Sample, encode_all, hold_out
 from .folder import RunFolder, fingerprint, step_of
-from .model import add_lora, check_base, choose_dtype, load_base, quiet, require_packages, save_adapter
+from .model import PACKAGES, add_lora, check_base, choose_dtype, load_base, quiet, require_packages, save_adapter
 from .tokenizer import load_tokenizer
 
 
@@ -109,13 +109,13 @@ def _fit(config: TrainConfig, template: Template, data: Prepared, run: RunFolder
         "seconds": round(time.monotonic() - began, 1),
         "device": str(trainer.args.device),
         "dtype": str(dtype).removeprefix("torch."),
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "accelerate")},
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
     run.finish(adapter, template.source, record)
 
 
 def _loop(config: TrainConfig, model: Any, data: Prepared, run: RunFolder, interrupted: threading.Event) -> Any:
-    """Run the Trainer, from the last checkpoint if there is one; returns it. Raises KeyboardInterrupt if told to stop."""
+    """Run the Trainer from the last checkpoint, if any; returns it. Raises KeyboardInterrupt if told to stop."""
     from .trainer import make_trainer
 
     checkpoint = run.last_checkpoint()

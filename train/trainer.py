@@ -35,7 +35,7 @@ def summed_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: int | No
     return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
-class PackedTrainer(Trainer):
+class PackedTrainer(Trainer):  # type: ignore[misc] # Transformers is seen as Any
     """A Trainer whose batches come from dataset.pack: labels stand only where something is learned."""
 
     def get_batch_samples(
@@ -63,7 +63,7 @@ class PackedTrainer(Trainer):
         return metrics
 
 
-class _Watch(TrainerCallback):
+class _Watch(TrainerCallback):  # type: ignore[misc]
     """Progress, the check of every loss, Ctrl-C at a step's end, and the completion mark of checkpoints."""
 
     def __init__(self, run: RunFolder, bar: Progress, interrupted: threading.Event) -> None:
@@ -106,6 +106,7 @@ def make_trainer(
 ) -> PackedTrainer:
     """A Trainer for `model`, a PEFT model on the CPU, which it moves to the first GPU if there is one."""
     cuda = torch.cuda.is_available()
+    warmup = int(config.warmup_ratio * config.steps(len(train)))
     arguments = TrainingArguments(
         output_dir=str(run.checkpoints),
         num_train_epochs=config.epochs,
@@ -114,7 +115,7 @@ def make_trainer(
         gradient_accumulation_steps=config.batch_size // config.micro_batch_size,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.scheduler if config.scheduler != "constant" else "constant_with_warmup",
-        warmup_steps=math.ceil(config.warmup_ratio * config.steps(len(train))),
+        warmup_steps=warmup if warmup > 1 else 0,  # a rise starts at 0: of a single step nothing would be learned
         seed=config.seed,
         bf16=choose_dtype(config.dtype) == torch.bfloat16,  # autocast: the adapter's weights stay float32
         use_cpu=not cuda and not torch.backends.mps.is_available(),

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError, StellarError, UsageError
+from .cores import physical_cores
 from .library import api, complaints
 from .model import Model
 
@@ -68,8 +69,7 @@ class Context:
         params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx, sequences, True
         params.n_batch = params.n_ubatch = min(n_batch, n_ctx)
         params.type_k = params.type_v = KV_TYPES[kv_type]
-        if threads:
-            params.n_threads = params.n_threads_batch = threads
+        params.n_threads = params.n_threads_batch = threads or physical_cores()
         params.no_perf = True
         # The abort callback runs once per graph node, so it must cost nothing: C's strlen reads our flag, a string
         # that is empty until abort() makes it one character long. No Python runs inside a decode.

@@ -68,8 +68,8 @@ class Header:
 class _Cursor:
     """A position in the mapped file; reading past its end is a truncated header."""
 
-    def __init__(self, data: mmap.mmap, path: Path) -> None:
-        self._data, self._path, self.at = data, path, 8
+    def __init__(self, data: mmap.mmap, path: Path, longest: int) -> None:
+        self._data, self._path, self._longest, self.at = data, path, longest, 8
 
     def take(self, format: str) -> Any:
         size = struct.calcsize("<" + format)
@@ -98,13 +98,17 @@ class _Cursor:
         if kind != _ARRAY:
             raise ModelError(f"damaged GGUF header (value type {kind}): {self._path}", "download or convert it again")
         inner, count = self.take("IQ")
-        if count <= _LONGEST_KEPT_ARRAY:
-            return [self.value(inner) for _ in range(count)]
+        keep = count <= self._longest
         if inner in _SCALARS:
+            start = self.at
             self.skip(count * struct.calcsize("<" + _SCALARS[inner]))
-        else:
-            for _ in range(count):
-                self.skip(self.take("Q"))
+            return list(struct.unpack_from(f"<{count}{_SCALARS[inner]}", self._data, start)) if keep else count
+        if keep:
+            return [self.value(inner) for _ in range(count)]
+        if inner != _STRING:
+            raise ModelError(f"damaged GGUF header (array of {inner}): {self._path}", "download or convert it again")
+        for _ in range(count):
+            self.skip(self.take("Q"))
         return count
 
 
@@ -112,8 +116,11 @@ def _truncated(path: Path) -> ModelError:
     return ModelError(f"truncated GGUF file: {path}", "download or convert it again")
 
 
-def read_header(path: Path) -> Header:
-    """Read the header of a GGUF file. Raises ModelError if it is missing, not a GGUF, or cut within the header."""
+def read_header(path: Path, whole: bool = False) -> Header:
+    """Read the header of a GGUF file; `whole` keeps arrays of any length, the vocabulary's too.
+
+    Raises ModelError if the file is missing, not a GGUF, or cut within the header.
+    """
     require_file(path, "model", "give a .gguf file or a folder made by stellar convert")
     try:
         size = path.stat().st_size
@@ -127,7 +134,7 @@ def read_header(path: Path) -> Header:
             if version not in (2, 3):
                 raise ModelError(f"unsupported GGUF version {version}: {path}", "version 2 and 3 are read")
             with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _parse(_Cursor(data, path), path, size)
+                return _parse(_Cursor(data, path, size if whole else _LONGEST_KEPT_ARRAY), path, size)
     except OSError as error:
         raise explain(error, path, "read") from error
 

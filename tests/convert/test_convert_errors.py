@@ -17,8 +17,6 @@ from convert.gguf_import import import_gguf
 from convert.levels import LEVELS
 from stellar_local.errors import ExitCode, MissingExtraError, StellarError
 
-pytest_plugins = ["convert_fixtures"]
-
 
 def edit(path: Path, **changes: object) -> None:
     """Change fields of a JSON file; None removes one."""

@@ -23,8 +23,6 @@ from convert.safetensors import header_bytes
 from stellar_local.errors import ModelError, StellarError, UsageError
 from stellar_local.prompts import load_template
 
-pytest_plugins = ["convert_fixtures"]
-
 TEXTS = [
     "Hello world",
     " Hello  world ",

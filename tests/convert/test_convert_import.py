@@ -23,8 +23,6 @@ from convert.llama import Shape
 from convert.tokenizer_files import write_tokenizer
 from convert.vocab import read_vocabulary
 
-pytest_plugins = ["convert_fixtures"]
-
 TEXTS = [
     "Hello world",
     " Hello  world ",

@@ -12,8 +12,6 @@ from convert.export import export
 from convert.levels import LEVELS, parse_levels
 from stellar_local.errors import UsageError
 
-pytest_plugins = ["convert_fixtures"]
-
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bytes_equal_llama_cpp(

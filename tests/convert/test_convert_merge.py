@@ -22,8 +22,6 @@ from convert.llama import Shape, head_order
 from convert.merge import Merger
 from stellar_local.prompts import load_template
 
-pytest_plugins = ["convert_fixtures"]
-
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
 
 

@@ -15,8 +15,6 @@ from convert import pretokenizers
 from convert.vocab import Vocabulary, read_vocabulary
 from stellar_local.errors import ModelError
 
-pytest_plugins = ["convert_fixtures"]
-
 
 @pytest.fixture
 def bpe(bases: Callable[[str], Path], tmp_path: Path) -> Path:

@@ -43,6 +43,9 @@ def test_long_arrays_are_lengths(tmp_path: Path) -> None:
     assert metadata["many.texts"] == metadata["many.numbers"] == 2000
     assert metadata["few"] == [1, 2]
     assert metadata["after"] == "星"
+    whole = read_header(path, whole=True).metadata
+    assert whole["many.texts"][1999] == "1999"
+    assert whole["many.numbers"] == list(range(2000))
 
 
 def test_every_cut_of_the_header_is_a_sentence(spm_model: Path, tmp_path: Path) -> None:

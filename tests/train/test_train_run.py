@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -69,7 +68,7 @@ def test_what_the_folder_holds(finished: Path, spm_base: Path, data: Path) -> No
     assert record["losses"][-1] < record["losses"][0]
     assert record["rows"]["kept"] == record["rows"]["train"] == 20
     assert record["config"]["lora_target_modules"] == ["q_proj", "k_proj", "v_proj", "o_proj"]
-    assert set(record["versions"]) == {"torch", "transformers", "peft", "accelerate"}
+    assert set(record["versions"]) == {"torch", "transformers", "peft", "accelerate", "safetensors"}
     assert len(record["data_sha256"]) == 64
     assert record["pairs"] == 2 * 4
     verify_adapter(finished, 2 * 4)
@@ -120,6 +119,17 @@ def test_another_configuration_is_refused(finished: Path, spm_base: Path, data: 
         train(settings(spm_base, data, out))
 
 
+def test_a_run_that_failed_at_once_blocks_nothing(spm_base: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no module named c_attn"):
+        train(settings(spm_base, data, tmp_path / "out", lora_target_modules=("c_attn",)))
+    train(settings(spm_base, data, tmp_path / "out", max_steps=1))
+
+
+def test_one_step_learns(spm_base: Path, data: Path, tmp_path: Path) -> None:
+    """A warm-up of a single step would be a step at rate 0: the adapter would come out empty."""
+    train(settings(spm_base, data, tmp_path / "out", max_steps=1, warmup_ratio=0.9))
+
+
 @pytest.mark.parametrize("dies_at", [2, 6], ids=["first pass", "second pass"])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     dies_at: int, finished: Path, spm_base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -168,24 +178,13 @@ def wait_for_checkpoint(out: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_killed_and_interrupted_processes_go_on(spm_base: Path, data: Path, tmp_path: Path) -> None:
+def test_a_killed_process_goes_on(spm_base: Path, data: Path, tmp_path: Path) -> None:
     config = settings(spm_base, data, tmp_path / "out", epochs=8.0)
     process = start(config)
     wait_for_checkpoint(config.out, process)
     process.kill()
     process.communicate()
     assert not (config.out / WEIGHTS).exists()
-    process = start(config)
-    wait_for_checkpoint(config.out, process)
-    time.sleep(0.5)
-    while process.poll() is None:  # a signal before training begins stops it outright, which is also right
-        process.send_signal(signal.SIGINT)
-        break
-    output, error = process.communicate(timeout=60)
-    assert output == ""
-    if process.returncode:  # else it was quicker than the signal
-        assert "KeyboardInterrupt" in error
     train(config)
     same(config.out, train(settings(spm_base, data, tmp_path / "whole", epochs=8.0)))
 
