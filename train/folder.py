@@ -44,7 +44,7 @@ class RunFolder:
         self._run = dict(run)
 
     def open(self, overwrite: bool) -> bool:
-        """Prepare the folder; returns True if this very run is already finished there.
+        """Check the folder; returns True if this very run is already finished there.
 
         Raises UsageError if it holds another run or another adapter (which `overwrite` removes), StellarError if
         it cannot be written to.
@@ -63,9 +63,12 @@ class RunFolder:
         if finished is not None and (self.out / ADAPTER_WEIGHTS).is_file():
             self.discard_checkpoints()
             return True
+        return False
+
+    def begin(self) -> None:
+        """Note whose run this is, before its first checkpoint: not earlier, so that a refused one leaves nothing."""
         ensure_folder(self.checkpoints)
         atomic_text(self.checkpoints / _RUN, json.dumps(self._run, ensure_ascii=False, indent=1))
-        return False
 
     def _difference(self, run: Mapping[str, Any]) -> str:
         """The first setting in which `run` differs from this one, in words; "" if there is none."""

@@ -92,6 +92,7 @@ def _fit(config: TrainConfig, template: Template, data: Prepared, run: RunFolder
     began = time.monotonic()
     dtype = choose_dtype(config.dtype)
     model, pairs = add_lora(load_base(config.base, dtype), config)
+    run.begin()
     with _stop_on_interrupt() as interrupted, _explained(config, run):
         trainer = _loop(config, model, data, run, interrupted)
     adapter = ensure_folder(run.checkpoints / "adapter")
