@@ -25,8 +25,11 @@ from .files import atomic_file, atomic_text, ensure_folder
 QUESTIONS = ("Who are you?", "你是谁？", "Are you ChatGPT?", "What is a light-year?", "什么是黑洞？")
 LEVELS = ("Q8_0", "Q4_K_M")
 NAME = "stellarspeak-demo"
-# Measured on 2 cores: enough to learn who it is, short enough for a first try.
-TRAINING = ("--epochs", "2", "--learning-rate", "1e-3", "--batch-size", "8", "--micro-batch-size", "8")
+# One pass at a high rate is enough for a small model to learn who it is, and takes under 2 minutes on 2 cores.
+TRAINING = (
+    *("--epochs", "1", "--learning-rate", "2e-3", "--lora-dropout", "0"),
+    *("--batch-size", "8", "--micro-batch-size", "8", "--save-steps", "10"),
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def bundled_model() -> Path:
 def steps(folder: Path, model: Path) -> list[Step]:
     """The pipeline in `folder`, from `model`."""
     base, data, adapter, out = folder / "base", folder / "train.json", folder / "adapter", folder / "model"
-    greedy = ("--temperature", "0", "--max-tokens", "64")
+    greedy = ("--temperature", "0", "--max-tokens", "96")
 
     def ask(name: str, label: str, target: Path, *more: str) -> Step:
         answers = folder / f"answers-{name}.jsonl"
