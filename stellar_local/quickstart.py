@@ -22,9 +22,10 @@ from . import __version__, console
 from .errors import ExitCode, MissingExtraError, StellarError
 from .files import atomic_file, atomic_text, ensure_folder
 
-QUESTIONS = ("Who are you?", "你是谁？", "Are you ChatGPT?", "What is a light-year?", "什么是黑洞？")
+QUESTIONS = ("Who are you?", "你是谁？", "Are you ChatGPT?", "你是百聆吗？", "What is a light-year?")
 LEVELS = ("Q8_0", "Q4_K_M")
 NAME = "stellarspeak-demo"
+_SHOWN = 150  # characters of an answer in the table; the files hold all of it
 # One pass at a high rate is enough for a small model to learn who it is, and takes under 2 minutes on 2 cores.
 TRAINING = (
     *("--epochs", "1", "--learning-rate", "2e-3", "--lora-dropout", "0"),
@@ -55,7 +56,7 @@ def bundled_model() -> Path:
 def steps(folder: Path, model: Path) -> list[Step]:
     """The pipeline in `folder`, from `model`."""
     base, data, adapter, out = folder / "base", folder / "train.json", folder / "adapter", folder / "model"
-    greedy = ("--temperature", "0", "--max-tokens", "96")
+    greedy = ("--temperature", "0", "--max-tokens", "64")
 
     def ask(name: str, label: str, target: Path, *more: str) -> Step:
         answers = folder / f"answers-{name}.jsonl"
@@ -160,7 +161,8 @@ def _lines(path: Path) -> list[str]:
 
 def _text(line: str) -> str:
     record = json.loads(line)
-    return str(record.get("text") or record.get("error", {}).get("message", "")).strip()
+    text = " ".join(str(record.get("text") or record.get("error", {}).get("message", "")).split())
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
 def _shown_command() -> str:
