@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ import pytest
 from tiny import write_base
 
 pytest_plugins = ["convert_fixtures", "real_fixtures"]
+
+# A shell that starts the tests in the background has Ctrl-C ignored in all children; the tests send it on purpose.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"

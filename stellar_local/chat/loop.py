@@ -53,5 +53,6 @@ def converse(conversation: Conversation, terminal: Terminal, message: str) -> An
     if interrupted:
         terminal.note("[interrupted]")
     elif answer.finish_reason == "length":
-        terminal.note("[the answer was cut: no room for more tokens]")
+        cut_by_choice = answer.usage.completion_tokens == conversation.sampling.max_tokens
+        terminal.note(f"[the answer was cut: {'--max-tokens' if cut_by_choice else 'the context is full'}]")
     return answer
