@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,24 @@ def test_readme_make_targets_exist() -> None:
         if line.startswith("make "):
             done = subprocess.run(["make", "-n", *line.split()[1:]], cwd=ROOT, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
+
+
+def test_readme_commands_work(tmp_path: Path, spm_base: Path, spm_folder: Path) -> None:
+    """All of the README's `stellar` commands, in order, in one shell, with a tiny model in the places of the real ones."""
+    shutil.copytree(spm_folder, tmp_path / "demo" / "model")
+    shutil.copy(spm_folder / "tiny-F32.gguf", tmp_path / "model.gguf")
+    scripts = tmp_path / "bin"
+    scripts.mkdir()
+    (scripts / "stellar").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m stellar_local.cli "$@"\n')
+    (scripts / "stellar").chmod(0o755)
+    env = {**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    for line in fenced("README.md"):
+        if not line.startswith("make "):
+            done = subprocess.run(
+                ["bash", "-c", line], cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True
+            )
+            assert done.returncode == 0, f"{line}\n{done.stderr}"
+    assert {path.name for path in (tmp_path / "model").glob("*.gguf")} == {"model-Q8_0.gguf", "model-Q4_K_M.gguf"}
 
 
 @pytest.mark.parametrize("page", [*READMES, "CONTRIBUTING.md", "templates/README.md", "docs/cli.md"])
