@@ -60,7 +60,7 @@ def test_readme_make_targets_exist() -> None:
 
 
 def test_readme_commands_work(tmp_path: Path, spm_base: Path, spm_folder: Path) -> None:
-    """All of the README's `stellar` commands, in order, in one shell, with a tiny model in the places of the real ones."""
+    """All of the README's `stellar` commands, in order, with a tiny model in the places of the real ones."""
     shutil.copytree(spm_folder, tmp_path / "demo" / "model")
     shutil.copy(spm_folder / "tiny-F32.gguf", tmp_path / "model.gguf")
     scripts = tmp_path / "bin"

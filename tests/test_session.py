@@ -137,3 +137,26 @@ def test_the_real_model_brings_its_own_template(real_model: Path) -> None:
         template = template_of(model)
         assert isinstance(template, ChatTemplate)
         assert template.render([Turn("q")], "S") == load_template("chatml").render([Turn("q")], "S")
+
+
+@pytest.mark.parametrize(("base", "path"), [("spm_base", "spm_model"), ("bpe_base", "bpe_model")])
+def test_training_tokenizes_as_the_runtime_does(base: str, path: str, request: pytest.FixtureRequest) -> None:
+    """What a model learns to continue is, id by id, what it is asked with; a learned turn is a remembered turn."""
+    from train.corpus import Triple
+    from train.dataset import encode
+    from train.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(request.getfixturevalue(base))
+    with Runtime(request.getfixturevalue(path), RuntimeOptions()) as runtime:
+        assert isinstance(runtime.template, Template)
+        for instruction, input, output in [
+            ("Who are you?", "", "I am StellarSpeak (星语者)."),
+            ("  你是谁？\n", "", "我是星语者。\n\n再见"),
+            ("</s> <|eot_id|>", "{input}", "{}"),
+        ]:
+            sample, apart = encode(Triple(instruction, input, output), runtime.template, tokenizer)
+            asked = runtime.tokens([Turn(instruction, input=input)])
+            assert tuple(sample.ids[: sample.first]) == asked
+            remembered = runtime.tokens([Turn(instruction, output, input), Turn("next")])
+            assert not apart
+            assert remembered[: len(sample.ids)] == tuple(sample.ids)

@@ -77,3 +77,16 @@ def test_the_merged_folder_equals_peft_s(demo, tmp_path: Path, stellar) -> None:
     for name, weight in theirs.items():
         scale = float(weight.abs().max())
         assert float((ours[name].to(torch.float32) - weight).abs().max()) <= 1e-6 * scale, name
+
+
+def test_the_real_vocabulary_and_its_jinja_agree_with_our_renderer(demo) -> None:  # type: ignore[no-untyped-def]
+    """1, 2 and 3 turns, with the default, no, and another system line, as another program would tokenize them."""
+    from test_prompts import CONVERSATIONS, by_jinja
+
+    with Runtime(demo.folder / "model" / "stellarspeak-demo-Q8_0.gguf", RuntimeOptions()) as runtime:
+        model = runtime.model
+        source = model.header.metadata["tokenizer.chat_template"]
+        for turns in CONVERSATIONS:
+            for system in (None, "", "Be brief. 请简短。"):
+                text = by_jinja(source, turns, system).replace("eos_token", model.token_text(model.eos))
+                assert list(runtime.tokens(turns, system)) == model.tokenize(text, parse_special=True)
