@@ -7,6 +7,7 @@ knows nothing of models. rich is imported on first use, since `--help` must stay
 from __future__ import annotations
 
 import sys
+import time
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -69,14 +70,20 @@ class _PlainProgress:
 
     def __init__(self, label: str, total: float) -> None:
         self._label, self._total, self._done, self._shown = label, max(total, 1e-9), 0.0, 0
+        self._started: tuple[float, float] | None = None  # when, and how much was done before
         say(f"{label} ...")
 
     def advance(self, amount: float = 1.0) -> None:
         self._done += amount
+        if self._started is None:  # what comes first may be work of an earlier run, so it tells nothing of the speed
+            self._started = (time.monotonic(), self._done)
         tenth = int(10 * self._done / self._total)
         if tenth > self._shown:
             self._shown = tenth
-            say(f"{self._label}: {min(100, 10 * tenth)}%")
+            begun, before = self._started
+            since = self._done - before
+            left = (time.monotonic() - begun) / since * (self._total - self._done) if since else 0.0
+            say(f"{self._label}: {min(100, 10 * tenth)}%" + (f", {left:.0f} s left" if left >= 1 else ""))
 
     def describe(self, text: str) -> None:
         self._label = text

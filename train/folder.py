@@ -42,6 +42,7 @@ class RunFolder:
     def __init__(self, out: Path, run: Mapping[str, Any]) -> None:
         self.out, self.checkpoints = out, out / CHECKPOINTS
         self._run = dict(run)
+        self._overwrite = False
 
     def open(self, overwrite: bool) -> bool:
         """Check the folder; returns True if this very run is already finished there.
@@ -50,8 +51,9 @@ class RunFolder:
         it cannot be written to.
         """
         ensure_folder(self.out)
+        self._overwrite = overwrite
         if overwrite:
-            self._clear()
+            return False
         finished = _read(self.out / RECORD)
         started = _read(self.checkpoints / _RUN)
         if finished is not None or started is not None:
@@ -66,7 +68,12 @@ class RunFolder:
         return False
 
     def begin(self) -> None:
-        """Note whose run this is, before its first checkpoint: not earlier, so that a refused one leaves nothing."""
+        """Note whose run this is, before its first checkpoint: not earlier, so that a refused run leaves nothing.
+
+        With `overwrite`, what was there goes only now, when base, data and modules are known to be right.
+        """
+        if self._overwrite:
+            self._clear()
         ensure_folder(self.checkpoints)
         atomic_text(self.checkpoints / _RUN, json.dumps(self._run, ensure_ascii=False, indent=1))
 
