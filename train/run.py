@@ -7,7 +7,6 @@ process on one device.
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import signal
 import threading
 import time
@@ -21,6 +20,7 @@ from stellar_local import __version__
 from stellar_local.console import progress, say
 from stellar_local.errors import ModelError, StellarError
 from stellar_local.files import ensure_folder, explain, sha256
+from stellar_local.native.cores import spin_briefly
 from stellar_local.prompts import Template, load_template
 
 from .config import TrainConfig
@@ -47,7 +47,7 @@ def train(config: TrainConfig, overwrite: bool = False) -> Path:
     KeyboardInterrupt after Ctrl-C once the state is saved.
     """
     require_packages()
-    _share_cores()
+    spin_briefly()
     template = load_template(config.template)
     base = check_base(config.base)
     triples = read(config.data)
@@ -69,16 +69,6 @@ def train(config: TrainConfig, overwrite: bool = False) -> Path:
         _fit(config, template, prepared, run)
     say(f"adapter written to {config.out}")
     return config.out
-
-
-def _share_cores() -> None:
-    """Make waiting threads give their core away soon: must be called before torch is imported.
-
-    OpenMP's threads spin while they wait for each other. With a core to each that costs nothing; where another
-    program wants a core, as in CI, a run took seven times as long (measured on two cores).
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def _say_counts(data: Prepared, config: TrainConfig) -> None:

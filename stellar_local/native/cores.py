@@ -1,9 +1,23 @@
-"""How many threads to compute with. Knows the operating system's processor lists."""
+"""How many threads to compute with, and how they wait for one another. Knows the operating system's processor lists."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+
+_SPINS = "1000"
+
+
+def spin_briefly() -> None:
+    """Make OpenMP's threads sleep soon when they wait for one that another program holds up.
+
+    GNU's OpenMP spins millions of rounds first: with one core busy elsewhere, generating slowed from 37 to 5 tokens
+    a second on 2 cores. Takes effect if called before the first library that brings OpenMP is loaded; what the user
+    has set in the environment stays.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
 
 
 def physical_cores() -> int:

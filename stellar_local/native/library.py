@@ -12,6 +12,7 @@ from collections import deque
 from typing import Any
 
 from ..errors import StellarError
+from .cores import spin_briefly
 
 _ERROR_LEVEL, _CONTINUE_LEVEL = 4, 5  # ggml_log_level in ggml.h
 _state: dict[str, Any] = {}
@@ -39,6 +40,7 @@ def api() -> Any:
     """
     if "api" in _state:
         return _state["api"]
+    spin_briefly()
     try:
         module = importlib.import_module("llama_cpp.llama_cpp")
     except ModuleNotFoundError as error:

@@ -160,7 +160,16 @@ class Pty:
 def open_pty(stellar: Stellar) -> Iterator[object]:
     if sys.platform == "win32":
         pytest.skip("no pseudo-terminals here")
-    yield lambda *arguments: Pty([*stellar.argv, "chat", *map(str, arguments)], stellar.env, stellar.cwd)
+    opened: list[Pty] = []
+
+    def open_one(*arguments: object) -> Pty:
+        opened.append(Pty([*stellar.argv, "chat", *map(str, arguments)], stellar.env, stellar.cwd))
+        return opened[-1]
+
+    yield open_one
+    for terminal in opened:
+        with contextlib.suppress(ProcessLookupError):  # still there only if the test failed
+            os.kill(terminal.pid, signal.SIGKILL)
 
 
 @pytest.mark.real
