@@ -57,7 +57,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     text = read_text(path, what)
     try:
         data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{what} is not JSON: {path} ({error})", "download or save it again") from error
     if not isinstance(data, dict):
         raise ModelError(f"{what} is not a JSON object: {path}", "download or save it again")

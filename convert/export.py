@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from stellar_local.console import progress
 from stellar_local.errors import UsageError
-from stellar_local.files import atomic_file, atomic_folder, atomic_text, ensure_folder, read_text, sha256
+from stellar_local.files import atomic_file, atomic_folder, atomic_text, ensure_folder, exclusive, read_text, sha256
 from stellar_local.native.ggml import GgmlType
 from stellar_local.prompts import Template, load_template, parse_template, template_names, token_ids
 
@@ -85,6 +85,7 @@ def export(
         streams: dict[str, GgufStream] = {}
         if out is not None and levels:
             ensure_folder(out)
+            stack.enter_context(exclusive(out / ".lock", out))
             for level in levels:
                 temporary = stack.enter_context(atomic_file(out / f"{job.name}-{level.name}.gguf"))
                 types = {tensor.gguf: tensor_type(level, tensor, job.shape) for tensor in job.tensors}
@@ -93,6 +94,7 @@ def export(
         needs = {out: sum(stream.data_size for stream in streams.values())} if out is not None else {}
         weights = None
         if hf is not None:
+            stack.enter_context(exclusive(hf.absolute().with_name(f".{hf.name}.lock"), hf))
             folder = stack.enter_context(atomic_folder(hf))
             entries = [(tensor.name, tensor.shape) for tensor in job.shape.tensors()]
             weights = stack.enter_context(closing(WeightsWriter(folder, entries, dtype)))
@@ -137,7 +139,7 @@ def _prepare(base: Path, adapters: Sequence[tuple[Path, float]], template: str |
 
 def _model_name(name: str | None, folder: Path | None) -> str:
     """The name that files begin with. Raises UsageError for one that is no part of a file name."""
-    found = name if name is not None else (folder or Path()).resolve().name
+    found = name if name is not None else (folder or Path()).absolute().name
     if not re.fullmatch(r"[^\s/\\:*?\"<>|][^/\\:*?\"<>|\0]*", found):
         raise UsageError(f"not usable in a file name: {found!r}", "choose a simple one with --name")
     return found

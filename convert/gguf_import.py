@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from stellar_local.console import progress
 from stellar_local.errors import ModelError, UsageError
-from stellar_local.files import atomic_folder, ensure_folder
+from stellar_local.files import atomic_folder, ensure_folder, exclusive
 from stellar_local.native.header import Header, TensorInfo, check_runnable, read_header
 
 from .hf import WeightsWriter, stored_dtype, write_json
@@ -47,7 +47,7 @@ def import_gguf(file: Path, out: Path, dtype: str = "float32") -> None:
     shape = _shape(header, fields)
     infos = _match(header, shape)
     ensure_folder(out.absolute().parent)
-    with atomic_folder(out) as folder:
+    with exclusive(out.absolute().with_name(f".{out.name}.lock"), out), atomic_folder(out) as folder:
         config = _config(shape, fields, dtype)
         write_json(folder / "config.json", config)
         ids = {f"{name}_token_id": config[f"{name}_token_id"] for name in ("bos", "eos", "pad")}
@@ -72,13 +72,13 @@ def _check(header: Header) -> None:
     where = header.path
     if int(header.metadata.get("split.count", 1)) > 1:
         raise ModelError(f"{where} is one part of a split model", "join its parts with llama-gguf-split first")
-    check_runnable(header)
-    if header.architecture != "llama" or header.value("expert_count", 0):
+    if (header.architecture and header.architecture != "llama") or header.value("expert_count", 0):
         kind = header.architecture if header.architecture != "llama" else "llama with experts (Mixtral)"
         raise ModelError(
             f"{where} is of the architecture {kind}; only plain llama is supported",
             "LLaMA, LLaMA 2, LLaMA 3, Vicuna, BayLing and SmolLM2 are of this kind",
         )
+    check_runnable(header)
     for tensor in header.tensors:
         if not _readable(tensor.type):
             raise ModelError(

@@ -71,7 +71,7 @@ class ChatTemplate:
         values: dict[str, Any] = {"bos_token": self.bos, "eos_token": self.eos, "add_generation_prompt": generate}
         try:
             return environment.from_string(self.source).render(messages=messages, **values)
-        except (TemplateError, TypeError, ValueError, AttributeError) as error:
+        except (TemplateError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
             raise UsageError(
                 f"the model's own chat template cannot be rendered: {error}", "choose one with --template"
             ) from error

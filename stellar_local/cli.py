@@ -226,6 +226,7 @@ def _usage(arguments: Sequence[str]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; every failure becomes a sentence on stderr."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    console.restore_streams()
     console.use_utf8(sys.stdin, sys.stdout, sys.stderr)
     try:
         # Not click's own main(): it would end a closed pipe with 1 and turn Ctrl-C into an exception of its own.
@@ -239,6 +240,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except click.exceptions.Exit as exit:
         return exit.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        console.say(error.format_message())
+        return ExitCode.USAGE
     except click.ClickException as error:
         console.show_error(UsageError(error.format_message().rstrip("."), _usage(arguments)))
         return ExitCode.USAGE
@@ -253,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.show_error(explain(error, error.filename or "the output", "write"))
         return ExitCode.FAILED
     except MemoryError:
-        console.show_error(StellarError("not enough memory", "use a lower level or a smaller --ctx"))
+        console.show_error(StellarError("not enough memory", "close other programs, or ask for less at once"))
         return ExitCode.FAILED
     except SystemExit as exit:
         return exit.code if isinstance(exit.code, int) else ExitCode.FAILED

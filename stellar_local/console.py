@@ -6,11 +6,13 @@ knows nothing of models. rich is imported on first use, since `--help` must stay
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Protocol
 
 from .errors import StellarError
@@ -28,6 +30,13 @@ def printable(text: str) -> str:
     Works on any cut of a stream, because each character is judged by itself.
     """
     return text.translate(_SAFE)
+
+
+def restore_streams() -> None:
+    """Put a null device in the place of standard streams that the caller has closed, where Python has None."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - for the process's life
 
 
 def use_utf8(*streams: IO[str]) -> None:

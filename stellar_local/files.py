@@ -26,6 +26,7 @@ def explain(error: OSError, path: Path | str, doing: str) -> StellarError:
         "Read-only file system": "choose a folder on a writable file system",
         "No such file or directory": "check the path",
         "Is a directory": "give the path of a file",
+        "Directory not empty": "choose another folder, or remove that one",
         "Not a directory": "a part of this path is a file; choose another path",
     }.get(reason, "")
     return StellarError(f"cannot {doing} {path}: {reason[:1].lower() + reason[1:]}", hint)
@@ -37,12 +38,51 @@ def partial_path(path: Path) -> Path:
 
 
 @contextmanager
+def exclusive(lock: Path, what: Path) -> Iterator[None]:
+    """Hold the file `lock` while the block runs, so that no two processes write `what` at once.
+
+    Raises StellarError if another one does. The system frees the lock of a killed process. Where there are no such
+    locks (Windows), nothing is held.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    try:
+        handle = lock.open("a")
+    except OSError as error:
+        raise explain(error, what, "write to") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The file may have been removed by the process that held it, after we opened it.
+            if not lock.exists() or os.fstat(handle.fileno()).st_ino != lock.stat().st_ino:
+                raise BlockingIOError
+        except OSError as error:
+            if isinstance(error, BlockingIOError):
+                raise StellarError(f"another process is writing to {what}", "wait for it, or stop it") from error
+            yield  # a file system without locks
+            return
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+@contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write; on success it is flushed to disk and renamed to `path`.
 
-    On any exception the temporary file is removed and `path` is untouched. Raises StellarError for
-    operating-system errors, worded for the user.
+    On any exception the temporary file is removed and `path` is untouched. A symbolic link is written through.
+    Raises StellarError for operating-system errors and for a `path` that is no regular file.
     """
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise explain(IsADirectoryError(21, "Is a directory"), path, "write")
+    if path.exists() and not path.is_file():
+        raise StellarError(f"cannot write {path}: it is a device or a pipe", "give the path of a file")
     temporary = partial_path(path)
     try:
         try:

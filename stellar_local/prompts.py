@@ -244,7 +244,7 @@ def parse_template(source: str, name: str, where: str = "") -> Template:
     where = where or name
     try:
         data = json.loads(source)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers too long, brackets too deep
         raise UsageError(f"template {where} is not JSON: {error}", "see templates/README.md for the format") from error
     if not isinstance(data, dict):
         raise UsageError(f"template {where} is not a JSON object", "see templates/README.md for the format")

@@ -11,16 +11,18 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import __version__, console
 from .errors import ExitCode, MissingExtraError, StellarError
-from .files import atomic_file, atomic_text, ensure_folder
+from .files import atomic_file, atomic_text, ensure_folder, exclusive
 
 QUESTIONS = ("Who are you?", "你是谁？", "Are you ChatGPT?", "你是百聆吗？", "What is a light-year?")
 LEVELS = ("Q8_0", "Q4_K_M")
@@ -92,6 +94,11 @@ def run(folder: Path) -> None:
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("peft") is None:
         raise MissingExtraError("train,demo", "torch and peft", "stellar quickstart")
     ensure_folder(folder)
+    with exclusive(folder / ".lock", folder), _ended_by_sigterm():
+        _run(folder, model)
+
+
+def _run(folder: Path, model: Path) -> None:
     plan, started, fingerprint = steps(folder, model), time.monotonic(), __version__
     for number, step in enumerate(plan, 1):
         fingerprint = hashlib.sha256("\0".join([fingerprint, *step.arguments, *QUESTIONS]).encode()).hexdigest()
@@ -111,12 +118,34 @@ def run(folder: Path) -> None:
     console.say(f"    {_shown_command()} chat {folder / 'model'}")
 
 
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the process the way Ctrl-C does, so that the step's process is ended too."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _prepare(step: Step, stamp: Path, fingerprint: str) -> None:
-    """Clear away what an earlier, different run of this step left; the same one's unfinished work is kept."""
+    """Clear away what an earlier, different run of this step left; the same one's unfinished work is kept.
+
+    Raises StellarError for something in the step's place that no run of ours has made.
+    """
     ensure_folder(stamp.parent)
     begun = stamp.with_name(stamp.name + ".begun")
     if step.makes and not (begun.exists() and begun.read_text() == fingerprint):
         leftover = step.makes.parent if step.name == "train" else step.makes
+        if leftover.exists() and not begun.exists():
+            raise StellarError(
+                f"{leftover} exists already and was not made by stellar quickstart",
+                "choose another folder with --dir, or move it away",
+            )
         if leftover.is_dir():
             shutil.rmtree(leftover)
         else:
@@ -140,6 +169,10 @@ def _wait(child: subprocess.Popen[bytes], step: Step, data: bytes | None = None)
         child.communicate(data)
     except KeyboardInterrupt:
         child.wait()  # Ctrl-C reached it as well: let it say its own last words
+        raise
+    except BaseException:
+        child.terminate()
+        child.wait()
         raise
     if child.returncode == ExitCode.INTERRUPTED:
         raise KeyboardInterrupt

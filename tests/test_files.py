@@ -88,3 +88,28 @@ def test_sha256(tmp_path: Path) -> None:
     import hashlib
 
     assert files.sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_two_writers_of_one_place(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    with (
+        files.exclusive(lock, tmp_path),
+        pytest.raises(StellarError, match="another process is writing to"),
+        files.exclusive(lock, tmp_path),
+    ):
+        raise AssertionError("both hold the lock")
+    assert not lock.exists()
+    with files.exclusive(lock, tmp_path):
+        assert lock.exists()
+
+
+def test_links_are_written_through_and_devices_are_refused(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    link.symlink_to(target)
+    files.atomic_text(link, "x")
+    assert link.is_symlink()
+    assert target.read_text() == "x"
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(StellarError, match="cannot write"):
+            files.atomic_text(path, "x")

@@ -121,6 +121,8 @@ def build(
         if path.stem in chosen:
             raise UsageError(f"two sources are named {path.stem}", "rename one of the files")
         chosen[path.stem] = corpus.read(path)
+    if out.resolve() in [path.resolve() for path in sources]:
+        raise UsageError(f"--out {out} is one of the sources", "write the training file elsewhere")
     built = corpus.build(chosen, _numbers(repeat, "--repeat"), _numbers(limit, "--limit"), seed)
     ensure_folder(out.parent)
     corpus.write(built.rows, out)

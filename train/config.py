@@ -110,7 +110,14 @@ class TrainConfig:
             self._check(name, 0 <= getattr(self, name) < 1, "must be at least 0 and less than 1")
         for name, value in asdict(self).items():
             self._check(name, not isinstance(value, float) or math.isfinite(value), "must be a finite number")
-        self._check("seed", self.seed < 2**32, "must be less than 2^32")
+        for name, most in (
+            ("seed", 2**32 - 1),
+            ("threads", 512),
+            ("epochs", 1e6),
+            ("max_steps", 10**9),
+            ("lora_r", 8192),
+        ):
+            self._check(name, getattr(self, name) <= most, f"must be at most {most:,.0f}")
         whole = self.val_set_size < 1 or self.val_set_size == int(self.val_set_size)
         self._check("val_set_size", whole, "must be a whole number of rows or a fraction below 1")
         if self.batch_size % self.micro_batch_size:

@@ -58,7 +58,7 @@ def _values(text: str, path: Path) -> Iterator[tuple[int, object]]:
         if row.strip():
             try:
                 yield line, json.loads(row)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise _broken(path, line, error) from error
 
 
@@ -74,8 +74,8 @@ def _list_items(text: str, path: Path) -> Iterator[tuple[int, object]]:
             break
         try:
             value, at = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            raise _broken(path, error.lineno, error) from error
+        except (ValueError, RecursionError) as error:
+            raise _broken(path, getattr(error, "lineno", line), error) from error
         yield line, value
         at = _skip_blanks(text, at)
         if text[at : at + 1] == "]":
@@ -96,9 +96,10 @@ def _skip_blanks(text: str, at: int) -> int:
     return at
 
 
-def _broken(path: Path, line: int, error: json.JSONDecodeError) -> StellarError:
+def _broken(path: Path, line: int, error: Exception) -> StellarError:
+    reason = str(getattr(error, "msg", error))  # a number of too many digits and brackets too deep have no msg
     return StellarError(
-        f"not JSON: {path}, line {line}: {error.msg[:1].lower() + error.msg[1:]}",
+        f"not JSON: {path}, line {line}: {reason[:1].lower() + reason[1:]}",
         "give a JSON list of rows, or one row per line; " + _FORMAT_HINT,
     )
 

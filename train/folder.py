@@ -139,6 +139,6 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     try:
         data = json.loads(read_text(path, "record of a run"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"the record of a run is damaged: {path}", _OVERWRITE) from error
     return data if isinstance(data, dict) else {}

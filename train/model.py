@@ -64,7 +64,7 @@ def check_base(folder: Path) -> dict[str, Any]:
         raise ModelError(f"the base model lacks config.json: {folder}", hint)
     try:
         config = json.loads(read_text(folder / "config.json", "model configuration"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"the base model's config.json is damaged: {folder}", "copy it again") from error
     if not isinstance(config, dict) or config.get("model_type") != "llama":
         kind = config.get("model_type", "nothing") if isinstance(config, dict) else "nothing"
@@ -80,7 +80,7 @@ def check_base(folder: Path) -> dict[str, Any]:
 def _check_shards(folder: Path, index: str) -> None:
     try:
         shards = set(json.loads(read_text(folder / index, "weight index"))["weight_map"].values())
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"the base model's {index} is damaged: {folder}", "copy it again") from error
     if missing := sorted(shard for shard in shards if not (folder / shard).is_file()):
         raise ModelError(f"the base model lacks {len(missing)} of its weight files: {missing[0]}", "copy them again")

@@ -10,7 +10,7 @@ import importlib.metadata
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,12 @@ from typing import Any
 from stellar_local import __version__
 from stellar_local.console import progress, say
 from stellar_local.errors import ModelError, StellarError
-from stellar_local.files import ensure_folder, explain, sha256
+from stellar_local.files import ensure_folder, exclusive, explain, sha256
 from stellar_local.native.cores import spin_briefly
 from stellar_local.prompts import Template, load_template
 
 from .config import TrainConfig
-from .corpus import read
+from .corpus import Triple, read
 from .dataset import Counts, Sample, encode_all, hold_out
 from .folder import RunFolder, fingerprint, step_of
 from .model import PACKAGES, add_lora, check_base, choose_dtype, load_base, quiet, require_packages, save_adapter
@@ -52,9 +52,19 @@ def train(config: TrainConfig, overwrite: bool = False) -> Path:
     base = check_base(config.base)
     triples = read(config.data)
     run = RunFolder(config.out, fingerprint(config, template.source))
-    if run.open(overwrite):
-        say(f"{config.out} already holds this adapter: nothing to do")
-        return config.out
+    ensure_folder(config.out)
+    with exclusive(config.out / ".lock", config.out):
+        if run.open(overwrite):
+            say(f"{config.out} already holds this adapter: nothing to do")
+        else:
+            _train(config, template, base, triples, run)
+    return config.out
+
+
+def _train(
+    config: TrainConfig, template: Template, base: Mapping[str, Any], triples: list[Triple], run: RunFolder
+) -> None:
+    """Tokenize, check that base and tokenizer fit, and run."""
     tokenizer = load_tokenizer(config.base)
     kept, counts = encode_all(triples, template, tokenizer, config.cutoff_len, config.train_on_inputs)
     highest = max(max(sample.ids) for sample in kept)
@@ -68,7 +78,6 @@ def train(config: TrainConfig, overwrite: bool = False) -> Path:
     with quiet():
         _fit(config, template, prepared, run)
     say(f"adapter written to {config.out}")
-    return config.out
 
 
 def _say_counts(data: Prepared, config: TrainConfig) -> None:
@@ -93,10 +102,11 @@ def _fit(config: TrainConfig, template: Template, data: Prepared, run: RunFolder
     set_seed(config.seed)
     began = time.monotonic()
     dtype = choose_dtype(config.dtype)
-    model, pairs = add_lora(load_base(config.base, dtype), config)
-    run.begin()
-    with _stop_on_interrupt() as interrupted, _explained(config, run):
-        trainer = _loop(config, model, data, run, interrupted)
+    with _explained(config, run):
+        model, pairs = add_lora(load_base(config.base, dtype), config)
+        run.begin()
+        with _stop_on_interrupt() as interrupted:
+            trainer = _loop(config, model, data, run, interrupted)
     adapter = ensure_folder(run.checkpoints / "adapter")
     save_adapter(trainer.model, adapter, pairs)
     history = trainer.state.log_history

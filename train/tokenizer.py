@@ -143,7 +143,7 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     try:
         data = json.loads(read_text(path, "tokenizer file"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path) from error
     return data if isinstance(data, dict) else {}
 

@@ -26,9 +26,9 @@ def chat(conversation: Conversation, terminal: Terminal) -> None:
         except Leave:
             return
         except StellarError as error:
-            terminal.note(f"[{error.message}{'; ' + error.hint if error.hint else ''}]")
             if not terminal.interactive:
                 raise
+            terminal.note(f"[{error.message}{'; ' + error.hint if error.hint else ''}]")
 
 
 def converse(conversation: Conversation, terminal: Terminal, message: str) -> Answer:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ..errors import ModelError, StellarError, UsageError
 from .cores import physical_cores
-from .library import api, complaints
+from .library import api, complaints, deferred_interrupt
 from .model import Model
 
 KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml_type numbers of the cache types we offer
@@ -78,7 +78,14 @@ class Context:
         params.abort_callback = ctypes.cast(self._strlen, self._api.ggml_abort_callback)
         params.abort_callback_data = ctypes.cast(self._flag, ctypes.c_void_p)
         complaints()
-        self.handle: Any = self._api.llama_init_from_model(model.handle, params)
+        self.handle: Any = None
+        self._batch: Any = None
+        try:
+            with deferred_interrupt():
+                self.handle = self._api.llama_init_from_model(model.handle, params)
+        except KeyboardInterrupt:
+            self.close()
+            raise
         if not self.handle:
             raise ModelError(
                 f"cannot create a context of {n_ctx} tokens: {complaints() or 'not enough memory'}",
@@ -87,7 +94,7 @@ class Context:
         self.n_ctx: int = self._api.llama_n_ctx(self.handle)
         self.n_batch: int = self._api.llama_n_batch(self.handle)
         self._memory: Any = self._api.llama_get_memory(self.handle)
-        self._batch: Any = self._api.llama_batch_init(self.n_batch, 0, 1)
+        self._batch = self._api.llama_batch_init(self.n_batch, 0, 1)
         self._outputs: set[int] = set()
 
     def decode(self, entries: Sequence[Entry]) -> Decoded:
@@ -166,8 +173,10 @@ class Context:
 
     def close(self) -> None:
         """Free the context's memory; safe to call twice."""
-        if self.handle:
+        if self._batch is not None:
             self._api.llama_batch_free(self._batch)
+            self._batch = None
+        if self.handle:
             self._api.llama_free(self.handle)
             self.handle = None
 

@@ -20,6 +20,7 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 _LONGEST_KEPT_ARRAY = 1024
 _DEFAULT_ALIGNMENT = 32
+_MOST_LAYERS = 512  # LLAMA_MAX_LAYERS: llama.cpp asserts on more
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def _parse(cursor: _Cursor, path: Path, size: int) -> Header:
     for _ in range(tensor_count):
         name, dimensions = cursor.text(), cursor.take("I")
         if not 1 <= dimensions <= 4:
-            raise ModelError(f"damaged GGUF header (tensor {name}): {path}", "download or convert it again")
+            raise ModelError(f"damaged GGUF header (tensor {name[:40]!r}): {path}", "download or convert it again")
         shape = tuple(cursor.take("Q") for _ in range(dimensions))
         kind, offset = cursor.take("IQ")
         tensors.append(TensorInfo(name, shape, kind, offset))
@@ -158,6 +159,23 @@ def _parse(cursor: _Cursor, path: Path, size: int) -> Header:
         raise ModelError(f"damaged GGUF header (alignment {alignment}): {path}", "download or convert it again")
     start = -(-cursor.at // alignment) * alignment
     return Header(path, metadata, tensors, start, size)
+
+
+def check_vocabulary(header: Header) -> None:
+    """Raise ModelError for a vocabulary on which llama.cpp would abort; `header` must have been read whole.
+
+    It asserts that no two tokens are equal, and looks up the byte tokens of a SentencePiece vocabulary unchecked.
+    """
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list):
+        raise ModelError(f"this GGUF has no vocabulary: {header.path}", "download or convert it again")
+    known = set(tokens)
+    if len(known) != len(tokens):
+        raise ModelError(
+            f"damaged GGUF file: its vocabulary repeats a token: {header.path}", "download or convert it again"
+        )
+    if header.metadata.get("tokenizer.ggml.model") == "llama" and not all(f"<0x{n:02X}>" in known for n in range(256)):
+        raise ModelError(f"this GGUF's vocabulary lacks byte tokens: {header.path}", "download or convert it again")
 
 
 def check_runnable(header: Header) -> None:
@@ -169,9 +187,17 @@ def check_runnable(header: Header) -> None:
     for tensor in header.tensors:
         if not tensor.nbytes:
             raise ModelError(
-                f"tensor {tensor.name} has a type that this build of llama.cpp does not know: {header.path}",
+                f"tensor {tensor.name[:40]!r} has a type that this build of llama.cpp does not know: {header.path}",
                 "convert it again, or install a newer llama-cpp-python",
             )
+    parts = [tensor.name.split(".") for tensor in header.tensors]
+    layers = {part[1] for part in parts if part[0] == "blk" and len(part) > 1}
+    stated, split = header.value("block_count", 0), header.metadata.get("split.count", 1) != 1
+    if not isinstance(stated, int) or not 0 < stated <= _MOST_LAYERS or (stated != len(layers) and not split):
+        raise ModelError(
+            f"damaged GGUF file: it states {stated} layers and holds {len(layers)}: {header.path}",
+            "download or convert it again",
+        )
     if header.file_size < header.full_size:
         raise ModelError(
             f"truncated GGUF file: {header.path} has {header.file_size:,} of {header.full_size:,} bytes",

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import signal
 import sys
+import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..errors import StellarError
@@ -31,6 +35,38 @@ def complaints() -> str:
     text = "; ".join(line.strip() for line in _complaints if line.strip())
     _complaints.clear()
     return text
+
+
+class Interruption:
+    """Whether Ctrl-C was pressed while native code ran."""
+
+    asked = False
+
+
+@contextmanager
+def deferred_interrupt() -> Iterator[Interruption]:
+    """Around a native call with Python callbacks: Ctrl-C sets the flag, and is raised when the block ends.
+
+    An exception inside a callback would be printed and lost, so none may arise there.
+    """
+    interruption = Interruption()
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield interruption
+        return
+
+    def note(_number: int, _frame: Any) -> None:
+        interruption.asked = True
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield interruption
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if interruption.asked:
+        raise KeyboardInterrupt
 
 
 def api() -> Any:

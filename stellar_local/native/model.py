@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ..errors import ModelError
-from .header import Header, check_runnable, read_header
-from .library import api, complaints
+from .header import Header, check_runnable, check_vocabulary, read_header
+from .library import api, complaints, deferred_interrupt
 
 _CONTROL = 1 << 3  # LLAMA_TOKEN_ATTR_CONTROL
 ALL_LAYERS = 1 << 20  # more layers than any model has: offload everything
@@ -28,11 +29,20 @@ class Model:
         self.header: Header = read_header(path)
         if not vocab_only:
             check_runnable(self.header)
+        check_vocabulary(read_header(path, whole=True))
         self._api = api()
         params = self._api.llama_model_default_params()
         params.n_gpu_layers, params.vocab_only = gpu_layers, vocab_only
         complaints()
-        self.handle: Any = self._api.llama_model_load_from_file(str(path).encode("utf-8"), params)
+        self.handle: Any = None
+        try:
+            with deferred_interrupt() as interruption:
+                progress = self._api.llama_progress_callback(lambda _share, _data: not interruption.asked)
+                params.progress_callback = progress
+                self.handle = self._api.llama_model_load_from_file(os.fsencode(path), params)
+        except KeyboardInterrupt:
+            self.close()
+            raise
         if not self.handle:
             raise ModelError(
                 f"llama.cpp cannot load {path}: {complaints() or 'no reason given'}",

@@ -224,3 +224,27 @@ def test_control_sequences_of_a_model_do_not_reach_the_terminal(capsys: pytest.C
 
     PlainTerminal().write("a\x1b[2J\x07b")
     assert capsys.readouterr().out == "a␛[2Jb"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("delay", [0.15, 0.25, 0.4, 0.6])
+def test_ctrl_c_while_the_model_loads(delay: float, stellar: Stellar, real_model: Path) -> None:
+    """Whenever it comes, it ends the program without a word of Python's; it never goes on to the answer's end."""
+    process = stellar.start("chat", real_model, "--prompt", "Tell a very long story.", "--temperature", "0")
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    said = errors.decode()
+    assert process.returncode in (130, -signal.SIGINT)  # the latter before our own code runs
+    if process.returncode == 130:
+        assert said.strip() == "interrupted"
+
+
+def test_closed_standard_streams_are_no_defect(stellar: Stellar, spm_model: Path) -> None:
+    import subprocess
+
+    line = " ".join([*stellar.argv, "chat", str(spm_model), "--max-tokens 2"])
+    for closed in ("<&-", ">&-", "<&- >&-"):
+        done = subprocess.run(["bash", "-c", f"{line} --prompt hi {closed}"], env=stellar.env, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert b"internal error" not in done.stderr

@@ -394,7 +394,7 @@ GGUFS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     ),
     "other layers": (
         lambda data: patched(data, "llama.block_count", struct.pack("<I", 2), struct.pack("<I", 1)),
-        "does not have: blk.1",
+        "states 1 layers and holds 2",
     ),
     "an unknown type": (
         lambda data: patched(data, "blk.1.ffn_up.weight", struct.pack("<QI", 96, 1), struct.pack("<QI", 96, 99)),

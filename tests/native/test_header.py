@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stellar_local.errors import ModelError
-from stellar_local.native.header import check_runnable, read_header
+from stellar_local.native.header import check_runnable, check_vocabulary, read_header
 
 
 def test_agrees_with_the_gguf_package(spm_model: Path, bpe_model: Path) -> None:
@@ -89,3 +89,29 @@ def test_adapters_and_vocabularies_are_no_models(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(ModelError, match="LoRA adapter"):
         check_runnable(read_header(path))
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3, 513, 2**32 - 1])
+def test_a_wrong_number_of_layers_is_refused_before_llama_cpp_asserts(
+    layers: int, spm_model: Path, tmp_path: Path
+) -> None:
+    data = bytearray(spm_model.read_bytes())
+    at = data.index(b"llama.block_count") + len(b"llama.block_count") + 4
+    data[at : at + 4] = layers.to_bytes(4, "little")
+    path = tmp_path / "odd.gguf"
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match=f"states {layers} layers and holds 2"):
+        check_runnable(read_header(path))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"), [(b"<0x41>", b"<0x42>", "repeats a token"), (b"<0x41>", b"<0xZZ>", "lacks byte tokens")]
+)
+def test_a_vocabulary_on_which_llama_cpp_aborts(
+    old: bytes, new: bytes, message: str, spm_model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "odd.gguf"
+    path.write_bytes(spm_model.read_bytes().replace(old, new))
+    with pytest.raises(ModelError, match=message):
+        check_vocabulary(read_header(path, whole=True))
+    check_vocabulary(read_header(spm_model, whole=True))

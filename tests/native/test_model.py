@@ -91,8 +91,8 @@ def test_close_twice(spm_model: Path) -> None:
 
 
 def test_a_file_that_llama_cpp_refuses_gives_its_reason(spm_model: Path, tmp_path: Path) -> None:
-    data = spm_model.read_bytes().replace(b"llama.block_count", b"llama.block_cnuot")
+    data = spm_model.read_bytes().replace(b"llama.context_length", b"llama.context_lenhtg")
     path = tmp_path / "odd.gguf"
     path.write_bytes(data)
-    with pytest.raises(ModelError, match="block_count"):
+    with pytest.raises(ModelError, match="context_length"):
         Model(path)
