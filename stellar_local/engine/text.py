@@ -41,8 +41,8 @@ class TextStream:
             if found is None:
                 break
             at, mark = found
-            if not final and self._could_become_longer(pending[at:], mark):
-                break  # a longer mark that begins here may still come
+            if not final and any(self._is_begun(pending[start:]) for start in range(at + 1)):
+                break  # a mark that begins earlier, or a longer one that begins here, may still come
             out += pending[:at]
             if mark in self._stop:
                 self.stopped, self._held = True, ""
@@ -58,10 +58,9 @@ class TextStream:
         places = [(text.find(mark), -len(mark), mark) for mark in self._watched if mark in text]
         return (min(places)[0], min(places)[2]) if places else None
 
-    def _could_become_longer(self, tail: str, mark: str) -> bool:
-        return any(
-            len(other) > len(mark) and len(tail) < len(other) and other.startswith(tail) for other in self._watched
-        )
+    def _is_begun(self, tail: str) -> bool:
+        """Whether a mark begins with all of `tail` and needs more."""
+        return any(len(mark) > len(tail) and mark.startswith(tail) for mark in self._watched)
 
     def _undecided(self, text: str) -> int:
         """How many characters at the end may be the beginning of a mark."""
