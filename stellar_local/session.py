@@ -111,6 +111,7 @@ class Conversation:
     system: str | None = None
     turns: list[Turn] = field(default_factory=list)
     dropped: int = 0
+    _asked: str = field(default="", init=False)
 
     def ask(self, text: str) -> Stream:
         """Send a message; hand the finished stream's answer to `keep`.

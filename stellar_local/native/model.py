@@ -26,10 +26,10 @@ class Model:
 
     def __init__(self, path: Path, gpu_layers: int = ALL_LAYERS, vocab_only: bool = False) -> None:
         self.path = path
-        self.header: Header = read_header(path)
+        self.header: Header = read_header(path, whole=True)
         if not vocab_only:
             check_runnable(self.header)
-        check_vocabulary(read_header(path, whole=True))
+        check_vocabulary(self.header)
         self._api = api()
         params = self._api.llama_model_default_params()
         params.n_gpu_layers, params.vocab_only = gpu_layers, vocab_only
