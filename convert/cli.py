@@ -37,7 +37,7 @@ _FOLDER = click.Path(path_type=Path)
     "--hf-dtype", metavar="DTYPE", help="float32, float16 or bfloat16 for --hf. [default: as the base is stored]"
 )
 @click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="Processors to use. [default: all that are allowed]"
+    "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads. [default: one per physical core]"
 )
 @click.option("--list-levels", is_flag=True, help="Explain the levels and exit.")
 def convert(

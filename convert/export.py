@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from stellar_local.console import progress
 from stellar_local.errors import UsageError
 from stellar_local.files import atomic_file, atomic_folder, atomic_text, ensure_folder, exclusive, read_text, sha256
+from stellar_local.native.cores import physical_cores
 from stellar_local.native.ggml import GgmlType
 from stellar_local.prompts import Template, load_template, parse_template, template_names, token_ids
 
@@ -31,7 +32,7 @@ from .hf import WeightsWriter, stored_dtype, write_surroundings
 from .levels import Level, tensor_type
 from .llama import OUTPUT, ROPE_FREQS, Shape, Tensor, check_tensors, head_order
 from .merge import Merger
-from .quantize import Quantizer, default_threads
+from .quantize import Quantizer
 from .space import check_space
 from .vocab import Vocabulary, read_vocabulary
 
@@ -102,7 +103,7 @@ def export(
             write_surroundings(folder, job.base, dtype, job.template, job.vocabulary.adds_bos)
         check_space(needs)
         what = ", ".join(streams) or "merged folder"
-        with Quantizer(threads or default_threads()) as quantizer:
+        with Quantizer(threads or physical_cores()) as quantizer:
             _run(job, quantizer, list(streams.values()), weights, f"{job.name}: {what}")
         if weights is not None:
             weights.finish()

@@ -5,7 +5,6 @@ Rows are independent, so the cut into pieces changes no byte. Knows arrays and t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -17,11 +16,6 @@ from stellar_local.native import ggml
 from stellar_local.native.ggml import GgmlType
 
 _PIECE = 1 << 18  # weights per task: small enough to share out evenly, large enough to be worth a hand-over
-
-
-def default_threads() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Quantizer:

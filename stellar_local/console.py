@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,13 +124,6 @@ def progress(label: str, total: float) -> Iterator[Progress]:
                 bar.update(task, description=text)
 
         yield _RichProgress()
-
-
-def width(text: str) -> int:
-    """How many terminal columns `text` takes: East Asian wide and full-width characters count two."""
-    return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
-    )
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], file: IO[str] | None = None) -> None:

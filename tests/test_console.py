@@ -33,11 +33,6 @@ def test_plain_progress_writes_a_line_a_tenth(capsys: pytest.CaptureFixture[str]
     assert lines[-1] == "work: 100%"
 
 
-def test_width_counts_wide_characters() -> None:
-    assert console.width("ab星语") == 6
-    assert console.width("e\u0301") == 1
-
-
 def test_table_neutralises_cells() -> None:
     out = io.StringIO()
     console.table(["q", "答"], [["\x1b[31mred", "[bold]不是标记[/bold]"]], out)
