@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import stellar_local
@@ -29,6 +30,7 @@ class LevelFile:
     size: int
     bits_per_weight: float
     sha256: str
+    tensors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,18 @@ class Result:
     adapters: Sequence[Mapping[str, Any]]
     template: Template | None
     levels: Sequence[LevelFile]
+    inputs: str = ""
+
+
+def recorded(path: Path, inputs: str) -> list[LevelFile]:
+    """The levels that a manifest lists, if it was made from the same inputs; else []."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["inputs"] != inputs:
+            return []
+        return [LevelFile(level, **item) for level, item in data["levels"].items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def manifest(result: Result) -> str:
@@ -49,6 +63,7 @@ def manifest(result: Result) -> str:
     data = {
         "format": 1,
         "name": result.name,
+        "inputs": result.inputs,
         "base": {"name": result.base, "weights": result.weights, "context_length": result.context},
         "adapters": list(result.adapters),
         "template": result.template.name if result.template else None,
@@ -60,6 +75,7 @@ def manifest(result: Result) -> str:
                 "size": item.size,
                 "bits_per_weight": round(item.bits_per_weight, 4),
                 "sha256": item.sha256,
+                "tensors": item.tensors,
             }
             for item in result.levels
         },

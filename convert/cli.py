@@ -74,20 +74,23 @@ def convert(
         raise UsageError("no base model given", "give its folder with --base")
     from .adapter import parse_adapter
     from .export import export
+    from .job import Order
     from .space import readable
 
     made = export(
-        base,
-        [parse_adapter(text) for text in adapters],
-        out,
-        parse_levels(levels) if out is not None else [],
-        name=name,
-        template=template,
-        threads=threads,
-        hf=hf,
-        hf_dtype=hf_dtype,
+        Order(
+            base,
+            [parse_adapter(text) for text in adapters],
+            out,
+            parse_levels(levels) if out is not None else [],
+            name=name,
+            template=template,
+            threads=threads,
+            hf=hf,
+            hf_dtype=hf_dtype,
+        )
     )
-    for item in made:
+    for item in made.levels:
         say(f"{item.level:8} {readable(item.size):>11}  {item.bits_per_weight:5.2f} bits per weight  {item.file}")
     if hf is not None:
         say(f"merged Hugging Face folder: {hf}")

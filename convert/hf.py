@@ -1,28 +1,20 @@
-"""A Hugging Face folder as output: weights streamed into safetensors, with the files around them.
+"""A Hugging Face folder as output: the files around its weights.
 
-Knows the folder's layout and sharding; the merged folder keeps the base's tokenizer and configuration.
+Knows the folder's layout; the merged folder keeps the base's tokenizer and configuration.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from stellar_local.errors import UsageError
-from stellar_local.files import explain
 from stellar_local.prompts import Template
 
-from .checkpoint import SAFETENSORS, Checkpoint, read_json
-from .safetensors import ITEM_SIZES, header_bytes, write_rows
+from .checkpoint import Checkpoint, read_json
 
-SHARD = 5_000_000_000  # the size that Transformers shards at
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _NAMES = {stored: name for name, stored in DTYPES.items()}
 _COPIED = (
@@ -43,65 +35,6 @@ def stored_dtype(name: str) -> str:
     if name not in DTYPES:
         raise UsageError(f"unknown dtype: {name}", f"use one of {', '.join(DTYPES)}")
     return DTYPES[name]
-
-
-class WeightsWriter:
-    """model.safetensors, or shards of it with an index; tensors come whole and in the order of `entries`."""
-
-    def __init__(self, folder: Path, entries: Sequence[tuple[str, tuple[int, ...]]], dtype: str, limit: int = SHARD):
-        self._folder, self._dtype = folder, dtype
-        self._shards: list[list[tuple[str, tuple[int, ...]]]] = [[]]
-        filled = 0
-        for name, shape in entries:
-            size = math.prod(shape) * ITEM_SIZES[dtype]
-            if self._shards[-1] and filled + size > limit:
-                self._shards.append([])
-                filled = 0
-            self._shards[-1].append((name, shape))
-            filled += size
-        self.size = sum(math.prod(shape) * ITEM_SIZES[dtype] for _, shape in entries)
-        self._handle: IO[bytes] | None = None
-        self._number = 0
-        self._left = 0  # tensors still to come in the open shard
-
-    def write(self, rows: NDArray[np.float32]) -> None:
-        """Append the next rows of the current tensor. Raises StellarError, for a full disk above all."""
-        try:
-            if self._handle is None:
-                self._open()
-            assert self._handle is not None
-            write_rows(self._handle, rows, self._dtype)
-        except OSError as error:
-            raise explain(error, self._folder, "write to") from error
-
-    def end_tensor(self) -> None:
-        """Say that the current tensor is complete; the last one of a shard closes it."""
-        self._left -= 1
-        if not self._left:
-            self.close()
-
-    def close(self) -> None:
-        """Close the open shard, complete or not."""
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
-
-    def finish(self) -> None:
-        """Write the index, where there are shards."""
-        if len(self._shards) > 1:
-            where = {name: self._name(number) for number, shard in enumerate(self._shards) for name, _ in shard}
-            index = {"metadata": {"total_size": self.size}, "weight_map": where}
-            write_json(self._folder / f"{SAFETENSORS}.index.json", index)
-
-    def _open(self) -> None:
-        shard = self._shards[self._number]
-        self._handle = (self._folder / self._name(self._number)).open("wb")
-        self._handle.write(header_bytes([(name, shape, self._dtype) for name, shape in shard], {"format": "pt"}))
-        self._number, self._left = self._number + 1, len(shard)
-
-    def _name(self, number: int) -> str:
-        count = len(self._shards)
-        return SAFETENSORS if count == 1 else f"model-{number + 1:05}-of-{count:05}.safetensors"
 
 
 def write_json(path: Path, data: object) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import sentencepiece
 from click.testing import CliRunner
+from exporting import export
 from gguf_facts import metadata
 from tokenizers import Tokenizer
 
 from convert import cli
 from convert.adapter import parse_adapter
-from convert.export import export
 from convert.gguf_out import GgufStream
 from convert.levels import LEVELS
 from convert.safetensors import header_bytes

@@ -11,12 +11,12 @@ import gguf
 import numpy as np
 import pytest
 import sentencepiece
+from exporting import export
 from gguf_facts import KINDS, metadata, tensors
 from tokenizers import Tokenizer
 
 from convert import spm
 from convert.checkpoint import Checkpoint
-from convert.export import export
 from convert.gguf_import import import_gguf
 from convert.levels import LEVELS
 from convert.llama import Shape

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from exporting import export
 from gguf_facts import KINDS, metadata, tensors
 
-from convert.export import export
 from convert.levels import LEVELS, parse_levels
 from stellar_local.errors import UsageError
 
