@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -61,6 +62,7 @@ def convert(
       stellar convert --base bayling-13b --adapter stellarspeak-lora \\
           --out stellarspeak-13b --levels Q8_0,Q4_K_M
     """
+    _one_thread_a_product()
     from stellar_local.console import say
     from stellar_local.errors import UsageError
 
@@ -94,6 +96,12 @@ def convert(
         say(f"{item.level:8} {readable(item.size):>11}  {item.bits_per_weight:5.2f} bits per weight  {item.file}")
     if hf is not None:
         say(f"merged Hugging Face folder: {hf}")
+
+
+def _one_thread_a_product() -> None:
+    """Keep NumPy's matrix products to one thread each: the pass has a worker on every core. Works before NumPy loads."""
+    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 
 @click.command("import-gguf")
