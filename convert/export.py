@@ -11,9 +11,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import gguf
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,13 +23,16 @@ from stellar_local.native.ggml import GgmlType
 from stellar_local.prompts import Template, load_template, parse_template, template_names, token_ids
 
 from . import card
+from .about import About, read_about
 from .adapter import Adapter
 from .checkpoint import Checkpoint
 from .gguf_out import GgufStream
 from .hf import WeightsWriter, stored_dtype, write_surroundings
 from .levels import Level, tensor_type
 from .llama import OUTPUT, ROPE_FREQS, Shape, Tensor, check_tensors, head_order
+from .manifest import LevelFile, Result, manifest_of
 from .merge import Merger
+from .metadata import metadata
 from .quantize import Quantizer
 from .space import check_space
 from .vocab import Vocabulary, read_vocabulary
@@ -49,6 +50,7 @@ class _Job:
     vocabulary: Vocabulary
     template: Template | None
     name: str
+    about: About
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -67,7 +69,7 @@ def export(
     threads: int | None = None,
     hf: Path | None = None,
     hf_dtype: str | None = None,
-) -> list[card.LevelFile]:
+) -> list[LevelFile]:
     """Merge `adapters` (folder, weight) into `base` and write `levels` to `out` and a merged folder to `hf`.
 
     `template` is a shipped template's name or a file; None takes the adapter's own, else the base's chat template
@@ -82,6 +84,7 @@ def export(
         if hf.exists() and not (hf.is_dir() and not any(hf.iterdir())):
             raise UsageError(f"{hf} exists already", "choose another folder for --hf, or remove it")
         ensure_folder(hf.absolute().parent)
+    count = sum(tensor.size for tensor in job.tensors)
     with ExitStack() as stack:
         streams: dict[str, GgufStream] = {}
         if out is not None and levels:
@@ -90,7 +93,8 @@ def export(
             for level in levels:
                 temporary = stack.enter_context(atomic_file(out / f"{job.name}-{level.name}.gguf"))
                 types = {tensor.gguf: tensor_type(level, tensor, job.shape) for tensor in job.tensors}
-                stream = GgufStream(temporary, _metadata(job, level), job.tensors, types)
+                fields = metadata(job.name, job.shape, level, job.vocabulary, job.template, count, job.about)
+                stream = GgufStream(temporary, fields, job.tensors, types)
                 streams[level.name] = stack.enter_context(closing(stream))
         needs = {out: sum(stream.data_size for stream in streams.values())} if out is not None else {}
         weights = None
@@ -100,7 +104,15 @@ def export(
             entries = [(tensor.name, tensor.shape) for tensor in job.shape.tensors()]
             weights = stack.enter_context(closing(WeightsWriter(folder, entries, dtype)))
             needs[hf.absolute().parent] = weights.size
-            write_surroundings(folder, job.base, dtype, job.template, job.vocabulary.adds_bos)
+            write_surroundings(
+                folder,
+                job.base,
+                dtype,
+                job.template,
+                job.vocabulary.adds_bos,
+                job.shape,
+                [adapter.folder for adapter, _ in job.adapters],
+            )
         check_space(needs)
         what = ", ".join(streams) or "merged folder"
         with Quantizer(threads or physical_cores()) as quantizer:
@@ -109,9 +121,8 @@ def export(
             weights.finish()
     if out is None or not streams:
         return []
-    count = sum(tensor.size for tensor in job.tensors)
     made = [
-        card.LevelFile(level, f"{job.name}-{level}.gguf", stream.size, 8 * stream.weight_bytes / count, stream.sha256)
+        LevelFile(level, f"{job.name}-{level}.gguf", stream.size, 8 * stream.weight_bytes / count, stream.sha256)
         for level, stream in streams.items()
     ]
     _describe(job, out, made, count)
@@ -135,7 +146,8 @@ def _prepare(base: Path, adapters: Sequence[tuple[Path, float]], template: str |
         vocabulary.chat_template = chosen.jinja()
         if chosen.add_bos is not None:
             vocabulary.add["bos"] = chosen.add_bos
-    return _Job(checkpoint, shape, opened, vocabulary, chosen, name)
+    about = read_about(base, [folder for folder, _ in adapters])
+    return _Job(checkpoint, shape, opened, vocabulary, chosen, name, about)
 
 
 def _model_name(name: str | None, folder: Path | None) -> str:
@@ -169,40 +181,6 @@ def _check_template(template: Template, vocabulary: Vocabulary) -> None:
 def _base_dtype(job: _Job) -> str:
     found = job.base.source(job.shape.tensors()[0].name).dtype
     return "F32" if found == "F64" else found
-
-
-def _metadata(job: _Job, level: Level) -> dict[str, Any]:
-    """All metadata of one level's file but general.architecture; keys and order as llama.cpp's converter's."""
-    shape = job.shape
-    count = sum(tensor.size for tensor in job.tensors)
-    out: dict[str, Any] = {
-        "general.type": "model",
-        "general.name": job.name,
-        "general.size_label": gguf.size_label(count, count, 0, 0),
-        "llama.block_count": shape.layers,
-        "llama.context_length": shape.context,
-        "llama.embedding_length": shape.width,
-        "llama.feed_forward_length": shape.feed_forward,
-        "llama.attention.head_count": shape.heads,
-        "llama.attention.head_count_kv": shape.kv_heads,
-    }
-    if shape.rope.get("rope_type") == "linear":
-        out |= {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": float(shape.rope["factor"])}
-    own = {}
-    if job.template is not None:
-        own = {"stellar.template": job.template.source, "stellar.template.name": job.template.name}
-    return out | {
-        "llama.rope.freq_base": shape.rope_theta,
-        "llama.attention.layer_norm_rms_epsilon": shape.rms_eps,
-        "llama.attention.key_length": shape.head_dim,
-        "llama.attention.value_length": shape.head_dim,
-        "general.file_type": level.ftype,
-        "llama.vocab_size": shape.vocabulary,
-        "llama.rope.dimension_count": shape.head_dim,
-        "general.quantization_version": gguf.GGML_QUANT_VERSION,
-        **job.vocabulary.metadata(),
-        **own,
-    }
 
 
 def _run(
@@ -251,7 +229,7 @@ def _store(
         stream.write(pieces[type])
 
 
-def _describe(job: _Job, out: Path, made: Sequence[card.LevelFile], count: int) -> None:
+def _describe(job: _Job, out: Path, made: Sequence[LevelFile], count: int) -> None:
     """Write manifest.json, README.md and Modelfile beside the levels."""
     adapters = [
         {
@@ -264,9 +242,9 @@ def _describe(job: _Job, out: Path, made: Sequence[card.LevelFile], count: int) 
         for adapter, weight in job.adapters
     ]
     base = job.base.folder.resolve().name
-    result = card.Result(job.name, base, count, job.shape.context, adapters, job.template, made)
-    end = job.vocabulary.id_of("eos_token")
-    eos = "" if end is None else job.vocabulary.tokens[end]
-    atomic_text(out / "manifest.json", card.manifest(result))
-    atomic_text(out / "README.md", card.model_card(result))
-    atomic_text(out / "Modelfile", card.modelfile(result, eos))
+    result = Result(job.name, base, count, job.shape.context, adapters, job.template, made, about=job.about)
+    ids = [job.vocabulary.id_of(name) for name in ("eos_token", "bos_token")]
+    eos, bos = ("" if token is None else job.vocabulary.tokens[token] for token in ids)
+    atomic_text(out / "manifest.json", manifest_of(result).text())
+    atomic_text(out / "README.md", card.model_card(result, eos, bos))
+    atomic_text(out / "Modelfile", card.modelfile(result, eos, bos))

@@ -106,6 +106,8 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     """Add one metadata value; whole numbers are unsigned 32-bit, real ones 32-bit floats, as llama.cpp reads them."""
     if isinstance(value, bool):
         writer.add_bool(key, value)
+    elif isinstance(value, np.int32):  # the few that llama.cpp's converter writes signed
+        writer.add_int32(key, int(value))
     elif isinstance(value, int):
         writer.add_uint32(key, value)
     elif isinstance(value, float):
