@@ -3,6 +3,7 @@
 Both models read the same text (prose.py), and llama.cpp gives the logits at every position. As in llama.cpp's
 llama-perplexity --kl-divergence: D = Σ p·(ln p − ln q) with p the reference's, in nats, averaged over positions; but
 over a short text of ours and from the first position on, so the figures are for comparing levels with one another.
+They are of the model as it runs here: a CPU also rounds what it multiplies a quantized level's weights with to 8 bits.
 One model is in memory at a time; of the reference, its log-probabilities are kept, at most 256 MiB.
 Knows models that run; knows no manifest's form.
 """

@@ -39,6 +39,7 @@ _TOKENIZER = (
     "merges.txt",
     "chat_template.jinja",
 )
+_LICENCES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
 _GENERATION = "generation_config.json"
 
 
@@ -127,23 +128,20 @@ def write_surroundings(
     `shape` is the merged model's. Where it has more rows of vocabulary than the base, tokenizer files of the
     `adapters` take the place of the base's: training saved them with the tokens that were added. With a template of
     ours its Jinja form replaces the base's; `with_bos` puts the begin token into it, which Transformers does not add
-    to a rendered chat template. Raises ModelError for a file that is no JSON, StellarError for a full disk.
+    to a rendered chat template. Raises ModelError for a tokenizer_config.json that is no JSON, OSError for a full disk.
     """
     write_json(folder / "config.json", _config(base.config, dtype, shape))
     licences = [
         path.name
         for path in base.folder.iterdir()
-        if path.name.upper().startswith(("LICENSE", "NOTICE")) and path.suffix.lower() in ("", ".txt", ".md", ".pdf")
+        if path.name.upper().startswith(_LICENCES) and path.suffix.lower() in ("", ".txt", ".md", ".pdf")
     ]
     resized = shape.vocabulary > Shape.from_config(base.config).vocabulary
-    try:
-        for name in (*_TOKENIZER, _GENERATION, *licences):
-            _copy(base.folder, folder, name)
-        for adapter in adapters if resized else ():
-            for name in _TOKENIZER:
-                _copy(adapter, folder, name)
-    except OSError as error:
-        raise explain(error, folder, "write to") from error
+    for name in (*_TOKENIZER, _GENERATION, *licences):
+        _copy(base.folder, folder, name)
+    for adapter in adapters if resized else ():
+        for name in _TOKENIZER:
+            _copy(adapter, folder, name)
     path = folder / "tokenizer_config.json"
     settings = read_json(path, path.name) if path.is_file() else {}
     if template is not None:

@@ -180,7 +180,9 @@ def _measure_all(folder: Path, manifest: Manifest, checks: dict[str, LevelCheck]
         if reference is None or not check.sound:
             continue
         if name == reference.level:
-            checks[name] = replace(check, note="the level that others are measured against")
+            alone = len(manifest.levels) == 1
+            note = "the only level here: nothing to measure it against" if alone else "what others are measured against"
+            checks[name] = replace(check, note=note)
             continue
         try:
             with progress(f"{check.file}: measuring", 1.0) as bar:

@@ -65,7 +65,14 @@ def test_no_code_and_no_path_gets_in(bases: Callable[[str], Path], tmp_path: Pat
     export(base, hf=tmp_path / "hf")
     names = {path.name for path in (tmp_path / "hf").iterdir()}
     assert not [name for name in names if name.endswith(".py")]
-    assert {"LICENSE", "NOTICE.txt", "generation_config.json", "tokenizer.json", "model.safetensors"} <= names
+    assert {
+        "LICENSE",
+        "NOTICE.txt",
+        "USE_POLICY.md",
+        "generation_config.json",
+        "tokenizer.json",
+        "model.safetensors",
+    } <= names
     for path in (tmp_path / "hf").glob("*.json"):
         assert "auto_map" not in path.read_text() and "/home/" not in path.read_text(), path.name
     assert AutoTokenizer.from_pretrained(tmp_path / "hf").eos_token == "<|eot_id|>"

@@ -205,6 +205,9 @@ def test_a_vocabulary_of_another_length(folder: Path) -> None:
 def test_weights_that_compute_no_numbers(bases: Callable[[str], Path], tmp_path: Path) -> None:
     export(bases("spm-gqa-64"), out=tmp_path / "m", levels=[LEVELS["F32"]])
     path = tmp_path / "m/m-F32.gguf"
+    assert verify(tmp_path / "m") == [
+        LevelCheck("F32", "m-F32.gguf", note="the only level here: nothing to measure it against")
+    ]
     reader = gguf.GGUFReader(path, "r+")
     next(item for item in reader.tensors if item.name == "output_norm.weight").data[:] = np.nan
     reader.data.flush()
