@@ -1,6 +1,6 @@
 """A text of our own in English and Chinese, on which levels are compared: astronomy, as the models are for.
 
-Written for this purpose and part of no training file, so that no model has been trained on it.
+Written for this purpose; it is part of no training file of ours.
 """
 
 from __future__ import annotations
