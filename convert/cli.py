@@ -99,7 +99,7 @@ def convert(
 
 
 def _one_thread_a_product() -> None:
-    """Keep NumPy's matrix products to one thread each: the pass has a worker on every core. Works before NumPy loads."""
+    """One thread for each of NumPy's matrix products, before it loads: the pass has a worker on every core."""
     for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
         os.environ.setdefault(name, "1")
 

@@ -17,14 +17,14 @@ from stellar_local.errors import ModelError, StellarError, UsageError
 from stellar_local.files import atomic_text, ensure_folder, exclusive, sha256
 from stellar_local.native.cores import physical_cores
 
-from . import card, pipeline
+from . import card, manifest, pipeline
 from .gguf_out import GgufStream
-from .job import Job, Order, metadata, prepare
-from .levels import LEVELS, tensor_type
+from .job import Job, Order, prepare
+from .levels import LEVELS, Level, tensor_type
+from .manifest import LevelFile
 from .merged_folder import MergedFolder
+from .metadata import metadata
 from .space import check_space
-
-MANIFEST = "manifest.json"
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Exported:
 
     name: str
     weights: int
-    levels: list[card.LevelFile] = field(default_factory=list)
+    levels: list[LevelFile] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     hf: Path | None = None
     seconds: float = 0.0
@@ -53,7 +53,7 @@ def export(order: Order) -> Exported:
     result = Exported(job.name, job.weights, hf=order.hf)
     with ExitStack() as stack:
         streams: list[GgufStream] = []
-        finished: dict[str, card.LevelFile] = {}
+        finished: dict[str, LevelFile] = {}
         if order.out is not None and levels:
             _check_out(order, order.out)
             ensure_folder(order.out)
@@ -61,9 +61,7 @@ def export(order: Order) -> Exported:
             finished = _finished(order.out, job)
             for level in levels:
                 if level.name not in finished:
-                    types = {tensor.gguf: tensor_type(level, tensor, job.shape) for tensor in job.tensors}
-                    path = order.out / f"{job.name}-{level.name}.gguf"
-                    streams.append(GgufStream(path, metadata(job, level), job.tensors, types, job.inputs, level.name))
+                    streams.append(_stream(job, order.out, level))
         merged = None
         if order.hf is not None:
             merged = MergedFolder(order.hf, job)
@@ -84,16 +82,28 @@ def _check_out(order: Order, out: Path) -> None:
     """Raise UsageError if files that are not ours would be overwritten."""
     if any(out.exists() and folder.exists() and out.samefile(folder) for folder in order.folders):
         raise UsageError(f"--out is a folder that is read: {out}", "choose another folder for --out")
-    foreign = [name for name in ("README.md", "Modelfile") if (out / name).exists()]
-    if foreign and not (out / MANIFEST).exists():
+    foreign = [name for name in (card.FILE, "Modelfile") if (out / name).exists()]
+    if foreign and not (out / manifest.FILE).exists():
         raise UsageError(f"{out} holds a {foreign[0]} that would be overwritten", "choose another folder for --out")
 
 
-def _finished(out: Path, job: Job) -> dict[str, card.LevelFile]:
+def _stream(job: Job, out: Path, level: Level) -> GgufStream:
+    types = {tensor.gguf: tensor_type(level, tensor, job.shape) for tensor in job.tensors}
+    fields = metadata(job.name, job.shape, level, job.vocabulary, job.template, job.weights, job.about)
+    return GgufStream(out / f"{job.name}-{level.name}.gguf", fields, job.tensors, types, job.inputs, level.name)
+
+
+def _finished(out: Path, job: Job) -> dict[str, LevelFile]:
     """The levels that an earlier run with the same inputs finished; those asked for are read and compared."""
     asked = {level.name for level in job.order.levels}
-    found = {}
-    for item in card.recorded(out / MANIFEST, job.inputs):
+    found: dict[str, LevelFile] = {}
+    try:
+        recorded = manifest.read_manifest(out)
+    except ModelError:
+        return found  # damaged: it is written anew
+    if recorded is None or recorded.recipe.get("inputs") != job.inputs:
+        return found
+    for item in recorded.levels.values():
         path = out / item.file
         if not path.is_file() or path.stat().st_size != item.size:
             continue
@@ -141,12 +151,12 @@ def _write(job: Job, streams: Sequence[GgufStream], merged: MergedFolder | None)
         raise
 
 
-def _level_file(job: Job, stream: GgufStream) -> card.LevelFile:
+def _level_file(job: Job, stream: GgufStream) -> LevelFile:
     bits = 8 * stream.weight_bytes / job.weights
-    return card.LevelFile(stream.level, stream.path.name, stream.file.size, bits, stream.file.sha256, stream.records())
+    return LevelFile(stream.level, stream.path.name, stream.file.size, bits, stream.file.sha256, stream.records())
 
 
-def _describe(job: Job, out: Path, made: Sequence[card.LevelFile]) -> None:
+def _describe(job: Job, out: Path, made: Sequence[LevelFile]) -> None:
     """Write manifest.json, README.md and Modelfile beside the levels."""
     adapters = [
         {
@@ -159,11 +169,19 @@ def _describe(job: Job, out: Path, made: Sequence[card.LevelFile]) -> None:
         for adapter, weight in job.adapters
     ]
     base = job.base.folder.resolve().name
-    result = card.Result(
-        job.name, base, job.weights, job.shape.context, adapters, job.template, made, inputs=job.inputs
+    result = manifest.Result(
+        job.name,
+        base,
+        job.weights,
+        job.shape.context,
+        adapters,
+        job.template,
+        made,
+        about=job.about,
+        inputs=job.inputs,
     )
-    end = job.vocabulary.id_of("eos_token")
-    eos = "" if end is None else job.vocabulary.tokens[end]
-    atomic_text(out / MANIFEST, card.manifest(result))
-    atomic_text(out / "README.md", card.model_card(result))
-    atomic_text(out / "Modelfile", card.modelfile(result, eos))
+    ids = [job.vocabulary.id_of(name) for name in ("eos_token", "bos_token")]
+    eos, bos = ("" if token is None else job.vocabulary.tokens[token] for token in ids)
+    atomic_text(out / manifest.FILE, manifest.manifest_of(result).text())
+    atomic_text(out / card.FILE, card.model_card(result, eos, bos))
+    atomic_text(out / "Modelfile", card.modelfile(result, eos, bos))

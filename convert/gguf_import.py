@@ -67,6 +67,7 @@ def import_gguf(file: Path, out: Path, dtype: str = "float32") -> None:
                     bar.advance(rows.size)
                 weights.end_tensor()
             weights.finish()
+            weights.forget()
 
 
 def _check(header: Header) -> None:

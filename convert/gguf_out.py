@@ -18,6 +18,7 @@ from stellar_local.files import partial_path
 from stellar_local.native.ggml import GgmlType, row_size
 
 from .llama import Tensor
+from .manifest import TensorRecord
 from .tensor_file import JOURNAL_SUFFIX, Journal, TensorFile, keep
 
 ALIGNMENT = 32
@@ -40,8 +41,8 @@ class GgufStream:
         metadata: Mapping[str, Any],
         tensors: Sequence[Tensor],
         types: Mapping[str, GgmlType],
-        inputs: str,
-        level: str,
+        inputs: str = "",
+        level: str = "",
     ) -> None:
         self.path, self.types, self.level = path, types, level
         self._names = [tensor.gguf for tensor in tensors]
@@ -76,11 +77,10 @@ class GgufStream:
         """How many bytes are still to be written."""
         return self.file.final_size - self.file.size
 
-    def records(self) -> dict[str, tuple[str, str]]:
+    def records(self) -> dict[str, TensorRecord]:
         """The type and the SHA-256 of each tensor's stored bytes, by name."""
-        return {
-            name: (self.types[name].name, digest) for name, digest in zip(self._names, self.file.digests, strict=True)
-        }
+        digests = zip(self._names, self.file.digests, strict=True)
+        return {name: TensorRecord(self.types[name].name, digest) for name, digest in digests}
 
     def form(self, tensor: Tensor) -> GgmlType | None:
         """The type that this file stores a tensor in."""
@@ -143,6 +143,8 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     """Add one metadata value; whole numbers are unsigned 32-bit, real ones 32-bit floats, as llama.cpp reads them."""
     if isinstance(value, bool):
         writer.add_bool(key, value)
+    elif isinstance(value, np.int32):  # the few that llama.cpp's converter writes signed
+        writer.add_int32(key, int(value))
     elif isinstance(value, int):
         writer.add_uint32(key, value)
     elif isinstance(value, float):

@@ -6,17 +6,16 @@ Opens the base and its adapters, and chooses the vocabulary, the template and th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import gguf
 
 from stellar_local.errors import UsageError
 from stellar_local.files import read_text
 from stellar_local.prompts import Template, load_template, parse_template, template_names, token_ids
 
+from .about import About, read_about
 from .adapter import Adapter
 from .checkpoint import Checkpoint
 from .fingerprint import fingerprint
@@ -30,7 +29,9 @@ TEMPLATE_FILE = "template.json"  # what training leaves in the adapter's folder
 
 @dataclass(frozen=True)
 class Order:
-    """What the user asks for. `adapters` are folders and weights; `template` is a shipped template's name or a file."""
+    """What the user asks for. `adapters` are folders and weights; `template` is a shipped template's name or a file;
+    `about` holds what the model's description shall say whatever its sources say (fields of about.About).
+    """
 
     base: Path
     adapters: Sequence[tuple[Path, float]] = ()
@@ -38,9 +39,10 @@ class Order:
     levels: Sequence[Level] = ()
     name: str | None = None
     template: str | None = None
+    threads: int | None = None
     hf: Path | None = None
     hf_dtype: str | None = None
-    threads: int | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folders(self) -> list[Path]:
@@ -58,6 +60,7 @@ class Job:
     adapters: Sequence[tuple[Adapter, float]]
     vocabulary: Vocabulary
     template: Template | None
+    about: About
     name: str
     inputs: str
 
@@ -97,13 +100,15 @@ def prepare(order: Order) -> Job:
         vocabulary.chat_template = template.jinja()
         if template.add_bos is not None:
             vocabulary.add["bos"] = template.add_bos
+    about = read_about(order.base, [folder for folder, _ in order.adapters], order.about)
     choices = {
         "name": name,
+        "about": dict(order.about),
         "weights": [weight for _, weight in order.adapters],
         "template": template.source if template else None,
     }
     inputs = fingerprint([order.base], [folder for folder, _ in order.adapters], choices)
-    return Job(order, checkpoint, merger, opened, vocabulary, template, name, inputs)
+    return Job(order, checkpoint, merger, opened, vocabulary, template, about, name, inputs)
 
 
 def find_template(option: str | None, adapters: Iterable[Path]) -> Template | None:
@@ -117,39 +122,6 @@ def find_template(option: str | None, adapters: Iterable[Path]) -> Template | No
         known = [name for name in template_names() if load_template(name).source == source]
         return parse_template(source, known[0] if known else "own")
     return None
-
-
-def metadata(job: Job, level: Level) -> dict[str, Any]:
-    """All metadata of one level's file but general.architecture; keys and order as llama.cpp's converter's."""
-    shape, count = job.shape, job.weights
-    out: dict[str, Any] = {
-        "general.type": "model",
-        "general.name": job.name,
-        "general.size_label": gguf.size_label(count, count, 0, 0),
-        "llama.block_count": shape.layers,
-        "llama.context_length": shape.context,
-        "llama.embedding_length": shape.width,
-        "llama.feed_forward_length": shape.feed_forward,
-        "llama.attention.head_count": shape.heads,
-        "llama.attention.head_count_kv": shape.kv_heads,
-    }
-    if shape.rope.get("rope_type") == "linear":
-        out |= {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": float(shape.rope["factor"])}
-    own = {}
-    if job.template is not None:
-        own = {"stellar.template": job.template.source, "stellar.template.name": job.template.name}
-    return out | {
-        "llama.rope.freq_base": shape.rope_theta,
-        "llama.attention.layer_norm_rms_epsilon": shape.rms_eps,
-        "llama.attention.key_length": shape.head_dim,
-        "llama.attention.value_length": shape.head_dim,
-        "general.file_type": level.ftype,
-        "llama.vocab_size": shape.vocabulary,
-        "llama.rope.dimension_count": shape.head_dim,
-        **job.vocabulary.metadata(),
-        "general.quantization_version": gguf.GGML_QUANT_VERSION,
-        **own,
-    }
 
 
 def _model_name(name: str | None, folder: Path | None) -> str:

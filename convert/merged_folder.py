@@ -75,7 +75,15 @@ class MergedFolder:
         job = self._job
         try:
             self._weights.finish()
-            write_surroundings(self._temporary, job.base, self._dtype, job.template, job.vocabulary.adds_bos)
+            write_surroundings(
+                self._temporary,
+                job.base,
+                self._dtype,
+                job.template,
+                job.vocabulary.adds_bos,
+                job.shape,
+                [adapter.folder for adapter, _ in job.adapters],
+            )
             record = {
                 "inputs": self._inputs,
                 "base": job.base.folder.resolve().name,
@@ -85,6 +93,7 @@ class MergedFolder:
                 "tools": tool_versions(),
             }
             write_json(self._temporary / RECORD, record)
+            self._weights.forget()
             if self.path.is_dir():
                 self.path.rmdir()
             self._temporary.replace(self.path)

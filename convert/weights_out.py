@@ -90,11 +90,14 @@ class WeightsStream:
         self._journal.add(self._files[self._at].end_tensor())
 
     def finish(self) -> None:
-        """Close the last shard and write the index, where there are shards. Raises StellarError, OSError."""
+        """Close the last shard and write the index, where there are shards; the journal stays. Raises OSError."""
         self.close()
         if len(self._files) > 1:
             index = {"metadata": {"total_size": self._size}, "weight_map": self._places}
             write_json(self._folder / f"{SAFETENSORS}.index.json", index)
+
+    def forget(self) -> None:
+        """Remove the journal: everything else of the folder is there."""
         self._journal.remove()
 
     def close(self) -> None:

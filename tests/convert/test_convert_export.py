@@ -207,7 +207,7 @@ def test_a_failure_leaves_nothing(
     bases: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: GgufStream, pieces: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise StellarError("cannot write: no space left on device")
 
     monkeypatch.setattr(GgufStream, "write", fail)
     (tmp_path / "out").mkdir()
