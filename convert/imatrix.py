@@ -160,11 +160,9 @@ def _read_dat(path: Path, data: bytes) -> Importance:
             raise _damaged(path, f"{name} has {size} values")
         values = np.frombuffer(cursor.take(4 * size), "<f4").astype(np.float32)
         entries[name] = values / np.float32(calls) if calls > 0 else values
-    chunks, datasets = 0, ()
-    if not cursor.at_end:
-        chunks = cursor.count()
-        datasets = (cursor.text(cursor.count()),) if not cursor.at_end else ()
-    return Importance(path, entries, tuple(filter(None, datasets)), chunks, 0)
+    chunks = 0 if cursor.at_end else cursor.count()
+    dataset = "" if cursor.at_end else cursor.text(cursor.count())
+    return Importance(path, entries, (dataset,) if dataset else (), chunks, 0)
 
 
 class _Cursor:

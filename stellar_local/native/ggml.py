@@ -53,9 +53,9 @@ class GgmlType(IntEnum):
 NEED_IMPORTANCE = frozenset(
     {GgmlType.IQ3_XXS, GgmlType.IQ2_XXS, GgmlType.IQ2_XS, GgmlType.IQ2_S, GgmlType.IQ1_S, GgmlType.IQ1_M}
 )
-# The quantizers sum cubes of weights, times importance, in float32. Where that overflows, those that look for the nearest
-# point of a grid (IQ1 to IQ3) abort, and others write zeros; no type can hold such weights. Four digits are left for the
-# sums over a block and its largest steps.
+# The quantizers sum cubes of weights, times importance, in float32. Where that overflows, those that look for the
+# nearest point of a grid (IQ1 to IQ3) abort, and others write zeros; no type can hold such weights. Four digits are
+# left for the sums over a block and its largest steps.
 _LARGEST_CUBE = float(np.finfo(np.float32).max) / 1e4
 
 

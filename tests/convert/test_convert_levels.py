@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -18,17 +19,19 @@ from convert.export import export
 from convert.levels import LEVELS, check_importance, level_table, needs_entry, parse_levels, tensor_type
 from convert.llama import Shape
 from stellar_local.errors import ModelError, UsageError
-from stellar_local.native import ggml
+from stellar_local.native import ggml, library
 from stellar_local.native.ggml import GgmlType
 
 Matrix = Mapping[str, NDArray[np.float32]]
 ROWS = 4  # of each matrix: types depend on names and row lengths, and rows are independent (see test_ggml)
 
 
-def llama_quantize_with(source: Path, target: Path, ftype: int, matrix: Matrix | None) -> bool:
-    """llama.cpp's own quantizer with an importance matrix; False if it refuses."""
+def llama_quantize_with(
+    source: Path, target: Path, ftype: int, matrix: Matrix | None = None, dry_run: bool = False
+) -> bool:
+    """llama.cpp's own quantizer with an importance matrix; False if it refuses. A dry run only chooses the types."""
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype, params.nthread = ftype, 2
+    params.ftype, params.nthread, params.dry_run = ftype, 2, dry_run
     if matrix is not None:
         entries = (llama_cpp.llama_model_imatrix_data * (len(matrix) + 1))()
         for entry, (name, values) in zip(entries, matrix.items(), strict=False):
@@ -124,6 +127,26 @@ def test_every_level_equals_llama_cpp(kind: str, importance: bool, small: Callab
         assert refused == needing
     else:  # narrow rows fall back to types that can do without
         assert refused < needing
+
+
+@pytest.mark.parametrize("kind", ["spm-mha-256-deep", "spm-like-70b"])
+def test_types_without_a_matrix_where_one_is_needed(kind: str, small: Callable[[str], Small]) -> None:
+    """llama.cpp writes no such file, but says which types it would take: the last branches of its mix."""
+    model, lines = small(kind), []
+    listen = llama_cpp.llama_log_callback(lambda level, text, data: lines.append(text.decode()))
+    llama_cpp.llama_log_set(listen, None)
+    try:
+        assert llama_quantize_with(model.file, model.folder / "none.gguf", LEVELS["IQ3_XXS"].ftype, dry_run=True)
+    finally:
+        llama_cpp.llama_log_set(library._state["log"], None)
+    said = dict(re.findall(r"\] +(\S+) +- \[.* MiB \((\w+)\)$", "".join(lines), re.MULTILINE))
+    types = {
+        item.gguf: tensor_type(LEVELS["IQ3_XXS"], item, model.shape, importance=False) for item in model.shape.tensors()
+    }
+    # ggml spells a K in capitals: q4_K.
+    assert {name: type.upper() for name, type in said.items()} == {
+        name: type.name for name, type in types.items() if type is not GgmlType.F32
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -77,9 +77,7 @@ def test_the_first_calls_may_come_from_many_threads() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code, *(str(int(kind)) for kind in kinds)], cwd=ROOT, capture_output=True, text=True
     )
-    expected = {
-        f"{kind.name} {hashlib.sha256(ggml.quantize(kind, ROWS, IMPORTANCE)).hexdigest()}" for kind in kinds
-    }
+    expected = {f"{kind.name} {hashlib.sha256(ggml.quantize(kind, ROWS, IMPORTANCE)).hexdigest()}" for kind in kinds}
     assert (done.returncode, set(done.stdout.splitlines())) == (0, expected), done.stderr
 
 
