@@ -21,6 +21,8 @@ from . import card, manifest, pipeline
 from .gguf_out import GgufStream
 from .job import Job, Order, prepare
 from .levels import LEVELS, Level, tensor_type
+from .llama import Shape
+from .lora_gguf import write_lora_gguf
 from .manifest import LevelFile
 from .merged_folder import MergedFolder
 from .metadata import metadata
@@ -36,6 +38,7 @@ class Exported:
     levels: list[LevelFile] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     hf: Path | None = None
+    lora_gguf: Path | None = None
     seconds: float = 0.0
 
 
@@ -47,10 +50,16 @@ def export(order: Order) -> Exported:
     """
     started = time.monotonic()
     levels = order.levels if order.out is not None else ()
-    if not levels and order.hf is None:
+    if not levels and order.hf is None and order.lora_gguf is None:
         raise UsageError("nothing to write", "give --out for GGUF files or --hf for a merged Hugging Face folder")
+    if order.lora_gguf is not None and len(order.adapters) != 1:
+        raise UsageError("--lora-gguf writes one adapter", "give exactly one with --adapter")
     job = prepare(order)
-    result = Exported(job.name, job.weights, hf=order.hf)
+    result = Exported(job.name, job.weights, hf=order.hf, lora_gguf=order.lora_gguf)
+    if order.lora_gguf is not None:
+        (adapter, weight) = job.adapters[0]
+        base = job.base.folder.resolve().name
+        write_lora_gguf(adapter, weight, Shape.from_config(job.base.config), job.name, order.lora_gguf, base_name=base)
     with ExitStack() as stack:
         streams: list[GgufStream] = []
         finished: dict[str, LevelFile] = {}
@@ -88,8 +97,11 @@ def _check_out(order: Order, out: Path) -> None:
 
 
 def _stream(job: Job, out: Path, level: Level) -> GgufStream:
-    types = {tensor.gguf: tensor_type(level, tensor, job.shape) for tensor in job.tensors}
+    given = job.importance is not None
+    types = {tensor.gguf: tensor_type(level, tensor, job.shape, given) for tensor in job.tensors}
     fields = metadata(job.name, job.shape, level, job.vocabulary, job.template, job.weights, job.about)
+    if job.importance is not None and level.quantized:
+        fields |= job.importance.metadata()
     return GgufStream(out / f"{job.name}-{level.name}.gguf", fields, job.tensors, types, job.inputs, level.name)
 
 
@@ -138,8 +150,10 @@ def _write(job: Job, streams: Sequence[GgufStream], merged: MergedFolder | None)
         for output in outputs:
             output.open()
         what = ", ".join([stream.level for stream in streams] + ["merged folder"] * (merged in outputs))
+        entries = job.importance.entries if job.importance is not None else {}
+        threads = order.threads or physical_cores()
         with progress(f"{job.name}: {what}", job.weights, "weights") as bar:
-            pipeline.run(job.tensors, job.merger, outputs, {}, order.threads or physical_cores(), bar, job.name)
+            pipeline.run(job.tensors, job.merger, outputs, entries, threads, bar, job.name)
         for output in outputs:
             output.finish()
     except BaseException as error:
@@ -177,6 +191,7 @@ def _describe(job: Job, out: Path, made: Sequence[LevelFile]) -> None:
         adapters,
         job.template,
         made,
+        imatrix={"name": job.importance.path.name, "sha256": sha256(job.importance.path)} if job.importance else None,
         about=job.about,
         inputs=job.inputs,
     )

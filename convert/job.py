@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from stellar_local.errors import UsageError
-from stellar_local.files import read_text
+from stellar_local.files import read_text, sha256
 from stellar_local.prompts import Template, load_template, parse_template, template_names, token_ids
 
 from .about import About, read_about
 from .adapter import Adapter
 from .checkpoint import Checkpoint
 from .fingerprint import fingerprint
-from .levels import Level
+from .imatrix import Importance, read_imatrix
+from .levels import Level, check_importance
 from .llama import OUTPUT, ROPE_FREQS, Shape, Tensor, check_tensors
 from .merge import Merger
 from .vocab import Vocabulary, read_vocabulary
@@ -42,6 +43,8 @@ class Order:
     threads: int | None = None
     hf: Path | None = None
     hf_dtype: str | None = None
+    lora_gguf: Path | None = None
+    imatrix: Path | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -60,6 +63,7 @@ class Job:
     adapters: Sequence[tuple[Adapter, float]]
     vocabulary: Vocabulary
     template: Template | None
+    importance: Importance | None
     about: About
     name: str
     inputs: str
@@ -83,7 +87,7 @@ class Job:
 
 def prepare(order: Order) -> Job:
     """Open and check everything. Raises StellarError."""
-    name = _model_name(order.name, order.out or order.hf)
+    name = _model_name(order.name, order.out or order.hf or (order.lora_gguf and order.lora_gguf.with_suffix("")))
     checkpoint = Checkpoint.open(order.base)
     shape = Shape.from_config(checkpoint.config)
     shapes = {tensor: source.shape for tensor, source in checkpoint.tensors.items()}
@@ -100,15 +104,21 @@ def prepare(order: Order) -> Job:
         vocabulary.chat_template = template.jinja()
         if template.add_bos is not None:
             vocabulary.add["bos"] = template.add_bos
+    importance = None
+    if order.imatrix is not None:
+        importance = read_imatrix(order.imatrix)
+        importance.check_fits(merger.shape.tensors())
+        check_importance(order.levels, merger.shape, importance.entries)
     about = read_about(order.base, [folder for folder, _ in order.adapters], order.about)
     choices = {
         "name": name,
         "about": dict(order.about),
+        "imatrix": sha256(order.imatrix) if order.imatrix else None,
         "weights": [weight for _, weight in order.adapters],
         "template": template.source if template else None,
     }
     inputs = fingerprint([order.base], [folder for folder, _ in order.adapters], choices)
-    return Job(order, checkpoint, merger, opened, vocabulary, template, about, name, inputs)
+    return Job(order, checkpoint, merger, opened, vocabulary, template, importance, about, name, inputs)
 
 
 def find_template(option: str | None, adapters: Iterable[Path]) -> Template | None:

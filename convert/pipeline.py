@@ -127,7 +127,7 @@ def _make(piece: _Piece, merger: Merger, importance: NDArray[np.float32] | None)
     if types:
         ordered = reordered(rows, tensor, merger.shape)
         for type in types:
-            made[type] = ggml.quantize(type, ordered).data.cast("B")
+            made[type] = ggml.quantize(type, ordered, importance).data.cast("B")
     return made
 
 

@@ -47,7 +47,19 @@ FIGURES = Divergence(
 def test_what_it_holds() -> None:
     found = json.loads(manifest_of(RESULT).text())
     assert list(found) == [
-        *("format", "name", "inputs", "base", "adapters", "imatrix", "template", "tools", "platform", "about", "levels"),
+        *(
+            "format",
+            "name",
+            "inputs",
+            "base",
+            "adapters",
+            "imatrix",
+            "template",
+            "tools",
+            "platform",
+            "about",
+            "levels",
+        ),
     ]
     assert found["base"] == {"name": "bayling-7b", "weights": 6_738_415_616, "context_length": 4096}
     assert found["adapters"] == RESULT.adapters

@@ -213,7 +213,7 @@ def test_weights_that_compute_no_numbers(bases: Callable[[str], Path], tmp_path:
     reader.data.flush()
     del reader
     manifest = read_manifest(tmp_path / "m")
-    item = replace(manifest.levels["F32"], sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    item = replace(manifest.levels["F32"], sha256=hashlib.sha256(path.read_bytes()).hexdigest(), tensors={})
     (tmp_path / "m/manifest.json").write_text(replace(manifest, levels={"F32": item}).text(), encoding="utf-8")
     assert "NaN or infinite" in verify(tmp_path / "m")[0].problems[0]
 
