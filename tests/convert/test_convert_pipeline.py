@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 from exporting import export
+from gguf_facts import metadata, tensors
+from test_convert_imatrix import write_gguf
+from test_convert_levels import llama_quantize_with
 
 from convert.levels import LEVELS
 from convert.llama import Tensor
 from convert.pipeline import PIECE, cut
+from stellar_local.errors import ModelError
 
 
 @pytest.mark.parametrize("piece", [1, 64 * 16, 64 * 40])
@@ -44,3 +52,46 @@ def test_threads_change_no_byte(bases: Callable[[str], Path], adapter: Path, tmp
     for level in levels:
         one, five = (tmp_path / threads / f"m-{level.name}.gguf" for threads in ("1", "5"))
         assert one.read_bytes() == five.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["spm-gqa-64", "bpe-gqa4-256-tied-biased"])
+def test_an_importance_matrix_reaches_the_files(
+    kind: str, bases: Callable[[str], Path], silence: None, tmp_path: Path
+) -> None:
+    """Whole files, metadata included, are what llama_model_quantize writes with the same matrix."""
+    base = bases(kind)
+    levels = [LEVELS[name] for name in ("F16", "Q4_K_M", "Q4_0", "IQ3_XXS", "IQ2_XXS")]
+    export(base, out=tmp_path, levels=[LEVELS["F32"]], name="m")
+    random = np.random.default_rng(0)
+    matrix = {
+        item.name: (random.chisquare(1, int(item.shape[0])) + 0.01).astype(np.float32)
+        for item in gguf.GGUFReader(tmp_path / "m-F32.gguf").tensors
+        if item.name.startswith("blk.") and len(item.shape) == 2
+    }
+    counts = {name: np.ones(1, np.float32) for name in matrix}
+    file = write_gguf(tmp_path / "measured.gguf", sums=matrix, counts=counts)
+    export(base, out=tmp_path / "out", levels=levels, name="m", imatrix=file)
+    for level in levels:
+        reference = tmp_path / "reference.gguf"
+        assert llama_quantize_with(tmp_path / "m-F32.gguf", reference, level.ftype, matrix)
+        ours = tmp_path / f"out/m-{level.name}.gguf"
+        assert tensors(ours) == tensors(reference), level.name
+        added = {key: value for key, value in metadata(ours).items() if key.startswith("quantize.imatrix.")}
+        assert {key: value for key, value in metadata(ours).items() if key not in added} == metadata(reference)
+        assert bool(added) == level.quantized
+    assert added["quantize.imatrix.file"] == "measured.gguf"
+    assert added["quantize.imatrix.entries_count"] == len(matrix)
+    recorded = json.loads((tmp_path / "out/manifest.json").read_text())["imatrix"]
+    assert recorded == {"name": "measured.gguf", "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+
+
+def test_a_matrix_with_holes_serves_the_levels_that_can_do_without(
+    bases: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base, entry = bases("spm-mha-256-deep"), "blk.0.attn_q.weight"
+    sums, counts = {entry: np.ones(256, np.float32)}, {entry: np.ones(1, np.float32)}
+    file = write_gguf(tmp_path / "measured.gguf", sums=sums, counts=counts)
+    with pytest.raises(ModelError, match=r"blk\.0\.attn_k\.weight"):
+        export(base, out=tmp_path / "out", levels=[LEVELS["IQ2_XXS"]], imatrix=file)
+    assert not (tmp_path / "out").exists()
+    export(base, out=tmp_path / "out", levels=[LEVELS["Q3_K_M"]], imatrix=file)
