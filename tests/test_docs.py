@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Stellar
+from tiny import write_adapter
 
 from stellar_local.cli import _MOUNTED
 
 READMES = ["README.md", "README.zh.md"]
+GUIDES = ["docs/stellarspeak.md", "docs/stellarspeak.zh.md"]
 
 
 def fenced(page: str) -> list[str]:
@@ -43,9 +45,11 @@ def test_every_command_has_help_with_an_example(name: str, stellar: Stellar) -> 
     assert done.stderr == ""
 
 
-def test_readmes_show_the_same_commands() -> None:
-    assert fenced("README.md") == fenced("README.zh.md")
-    assert len(fenced("README.md")) > 4
+@pytest.mark.parametrize("pages", [READMES, GUIDES], ids=["readme", "guide"])
+def test_both_languages_show_the_same_commands(pages: list[str]) -> None:
+    english, chinese = map(fenced, pages)
+    assert english == chinese
+    assert len(english) > 4
 
 
 @pytest.mark.parametrize("page", READMES)
@@ -64,21 +68,35 @@ def test_readme_commands_work(tmp_path: Path, spm_base: Path, spm_folder: Path) 
     """All of the README's `stellar` commands, in order, with a tiny model in the places of the real ones."""
     shutil.copytree(spm_folder, tmp_path / "demo" / "model")
     shutil.copy(spm_folder / "tiny-F32.gguf", tmp_path / "model.gguf")
-    scripts = tmp_path / "bin"
+    run_all(fenced("README.md"), tmp_path)
+    assert {path.name for path in (tmp_path / "model").glob("*.gguf")} == {"model-Q8_0.gguf", "model-Q4_K_M.gguf"}
+
+
+def run_all(lines: list[str], folder: Path) -> None:
+    """Run a page's `stellar` commands in a folder, as its reader would."""
+    scripts = folder / "bin"
     scripts.mkdir()
     (scripts / "stellar").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m stellar_local.cli "$@"\n')
     (scripts / "stellar").chmod(0o755)
     env = {**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    for line in fenced("README.md"):
+    for line in lines:
         if not line.startswith("make "):
             done = subprocess.run(
-                ["bash", "-c", line], cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True
+                ["bash", "-c", line], cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True
             )
             assert done.returncode == 0, f"{line}\n{done.stderr}"
-    assert {path.name for path in (tmp_path / "model").glob("*.gguf")} == {"model-Q8_0.gguf", "model-Q4_K_M.gguf"}
 
 
-@pytest.mark.parametrize("page", [*READMES, "CONTRIBUTING.md", "templates/README.md", "docs/cli.md"])
+def test_guide_commands_work(tmp_path: Path, spm_base: Path) -> None:
+    """The guide's commands, with a tiny base in the place of BayLing and an adapter of it in that of StellarSpeak's."""
+    shutil.copytree(spm_base, tmp_path / "bayling-13b")
+    write_adapter(tmp_path / "bayling-13b", tmp_path / "13BSS_model_tensors" / "v3")
+    run_all(fenced(GUIDES[0]), tmp_path)
+    made = {path.name for path in tmp_path.iterdir()}
+    assert {"stellarspeak-13b", "stellarspeak-13b-half", "stellarspeak-13b-hf", "stellarspeak-lora.gguf"} <= made
+
+
+@pytest.mark.parametrize("page", [*READMES, *GUIDES, "CONTRIBUTING.md", "templates/README.md", "docs/cli.md"])
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
