@@ -102,7 +102,7 @@ def test_llamas_own_tokenizer_conforms(llama_tokens: Callable[..., list[list[int
 
 
 def plain_base(folder: Path, vocabulary: int, **overrides: object) -> Path:
-    """A base of one narrow layer, all weights zero but well-formed, without a tokenizer."""
+    """A base of one narrow layer, all weights zero but those of the norms, without a tokenizer."""
     from convert.llama import Shape
 
     folder.mkdir()
@@ -120,7 +120,9 @@ def plain_base(folder: Path, vocabulary: int, **overrides: object) -> Path:
     (folder / "config.json").write_text(json.dumps(config))
     tensors = Shape.from_config(config).tensors()
     header = header_bytes([(tensor.name, tensor.shape, "BF16") for tensor in tensors], {})
-    (folder / "model.safetensors").write_bytes(header + bytes(sum(2 * tensor.size for tensor in tensors)))
+    one = b"\x80\x3f"  # in bfloat16
+    data = b"".join((one if "norm" in tensor.name else b"\0\0") * tensor.size for tensor in tensors)
+    (folder / "model.safetensors").write_bytes(header + data)
     return folder
 
 
