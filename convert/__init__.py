@@ -1,5 +1,7 @@
 """Merge LoRA adapters into a base and export GGUF levels, tensor by tensor; import a GGUF as a base.
 
-Layers: cli > export, gguf_import > card, tokenizer_files > hf > levels, quantize, gguf_out > merge > adapter, vocab
-> special > checkpoint > delta, leftovers > llama > safetensors, spm, pretokenizers, space (then stellar_local)
+Layers: cli > report > export, verify, gguf_import > merged_folder, lora_gguf, card, divergence, tokenizer_files
+> job, pipeline, weights_out, gguf_out > manifest, hf, metadata > levels, imatrix, tensor_file
+> merge, mix > adapter, vocab, about, fingerprint > special > checkpoint > delta, leftovers > llama
+> safetensors, spm, pretokenizers, space, prose (then stellar_local)
 """

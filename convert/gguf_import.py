@@ -20,11 +20,13 @@ from stellar_local.errors import ModelError, UsageError
 from stellar_local.files import atomic_folder, ensure_folder, exclusive
 from stellar_local.native.header import Header, TensorInfo, check_runnable, read_header
 
-from .hf import WeightsWriter, stored_dtype, write_json
+from .hf import stored_dtype, write_json
 from .llama import ARCHITECTURE, ROPE_FREQS, Shape, Tensor, head_order
-from .merge import blocks
+from .pipeline import cut
+from .safetensors import from_float32
 from .space import check_space
 from .tokenizer_files import special_ids, write_tokenizer
+from .weights_out import WeightsStream
 
 # LLaMA 3.1 and 3.2 store divisors of the frequencies; these are the parameters that any of them were made with.
 _LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -53,18 +55,19 @@ def import_gguf(file: Path, out: Path, dtype: str = "float32") -> None:
         ids = {f"{name}_token_id": config[f"{name}_token_id"] for name in ("bos", "eos", "pad")}
         write_json(folder / "generation_config.json", {key: value for key, value in ids.items() if value is not None})
         write_tokenizer(folder, fields, shape.context, str(file))
-        entries = [(tensor.name, tensor.shape) for tensor in shape.tensors()]
         with (
-            contextlib.closing(WeightsWriter(folder, entries, stored)) as writer,
+            contextlib.closing(WeightsStream(folder, shape.tensors(), stored)) as weights,
             progress(f"importing {file.name}", sum(tensor.size for tensor in shape.tensors())) as bar,
         ):
-            check_space({folder: writer.size})
+            check_space({folder: weights.missing})
+            weights.open()
             for tensor in shape.tensors():
                 for rows in _rows(header, infos[tensor.gguf], tensor, shape):
-                    writer.write(rows)
+                    weights.write(np.ascontiguousarray(from_float32(rows, stored)).data.cast("B"))
                     bar.advance(rows.size)
-                writer.end_tensor()
-            writer.finish()
+                weights.end_tensor()
+            weights.finish()
+            weights.forget()
 
 
 def _check(header: Header) -> None:
@@ -220,7 +223,7 @@ def _config(shape: Shape, fields: Mapping[str, Any], dtype: str) -> dict[str, An
 
 def _rows(header: Header, info: TensorInfo, tensor: Tensor, shape: Shape) -> Iterator[NDArray[np.float32]]:
     """A tensor's rows in a checkpoint's order, float32, in blocks; those of q and k hold whole heads."""
-    for start, stop in blocks(tensor.rows, tensor.columns, shape.head_dim if tensor.heads else 1):
+    for start, stop in cut(tensor, shape.head_dim):
         rows = _dequantized(header, info, start, stop, tensor.columns)
         if tensor.heads:
             back = np.empty_like(rows)

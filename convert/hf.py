@@ -1,31 +1,28 @@
 """A Hugging Face folder as output: weights streamed into safetensors, with the files around them.
 
-Knows the folder's layout and sharding; the merged folder keeps the base's tokenizer and configuration.
+Knows the folder's layout and sharding. The merged folder keeps the base's tokenizer and configuration, but for what
+merging changed: vocabulary size, shared embeddings, added tokens, the prompt template. Only files of known names are
+copied, and nothing that makes Transformers run code from the folder (`*.py`, `auto_map`).
 """
 
 from __future__ import annotations
 
 import json
-import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from stellar_local.errors import UsageError
-from stellar_local.files import explain
 from stellar_local.prompts import Template
 
-from .checkpoint import SAFETENSORS, Checkpoint, read_json
-from .safetensors import ITEM_SIZES, header_bytes, write_rows
+from .about import is_local
+from .checkpoint import Checkpoint, read_json
+from .llama import Shape
 
-SHARD = 5_000_000_000  # the size that Transformers shards at
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _NAMES = {stored: name for name, stored in DTYPES.items()}
-_COPIED = (
+_TOKENIZER = (
     "tokenizer.model",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -34,8 +31,9 @@ _COPIED = (
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
-    "generation_config.json",
 )
+_LICENCES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
+_GENERATION = "generation_config.json"
 
 
 def stored_dtype(name: str) -> str:
@@ -45,88 +43,70 @@ def stored_dtype(name: str) -> str:
     return DTYPES[name]
 
 
-class WeightsWriter:
-    """model.safetensors, or shards of it with an index; tensors come whole and in the order of `entries`."""
-
-    def __init__(self, folder: Path, entries: Sequence[tuple[str, tuple[int, ...]]], dtype: str, limit: int = SHARD):
-        self._folder, self._dtype = folder, dtype
-        self._shards: list[list[tuple[str, tuple[int, ...]]]] = [[]]
-        filled = 0
-        for name, shape in entries:
-            size = math.prod(shape) * ITEM_SIZES[dtype]
-            if self._shards[-1] and filled + size > limit:
-                self._shards.append([])
-                filled = 0
-            self._shards[-1].append((name, shape))
-            filled += size
-        self.size = sum(math.prod(shape) * ITEM_SIZES[dtype] for _, shape in entries)
-        self._handle: IO[bytes] | None = None
-        self._number = 0
-        self._left = 0  # tensors still to come in the open shard
-
-    def write(self, rows: NDArray[np.float32]) -> None:
-        """Append the next rows of the current tensor. Raises StellarError, for a full disk above all."""
-        try:
-            if self._handle is None:
-                self._open()
-            assert self._handle is not None
-            write_rows(self._handle, rows, self._dtype)
-        except OSError as error:
-            raise explain(error, self._folder, "write to") from error
-
-    def end_tensor(self) -> None:
-        """Say that the current tensor is complete; the last one of a shard closes it."""
-        self._left -= 1
-        if not self._left:
-            self.close()
-
-    def close(self) -> None:
-        """Close the open shard, complete or not."""
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
-
-    def finish(self) -> None:
-        """Write the index, where there are shards."""
-        if len(self._shards) > 1:
-            where = {name: self._name(number) for number, shard in enumerate(self._shards) for name, _ in shard}
-            index = {"metadata": {"total_size": self.size}, "weight_map": where}
-            write_json(self._folder / f"{SAFETENSORS}.index.json", index)
-
-    def _open(self) -> None:
-        shard = self._shards[self._number]
-        self._handle = (self._folder / self._name(self._number)).open("wb")
-        self._handle.write(header_bytes([(name, shape, self._dtype) for name, shape in shard], {"format": "pt"}))
-        self._number, self._left = self._number + 1, len(shard)
-
-    def _name(self, number: int) -> str:
-        count = len(self._shards)
-        return SAFETENSORS if count == 1 else f"model-{number + 1:05}-of-{count:05}.safetensors"
-
-
 def write_json(path: Path, data: object) -> None:
     """Write indented JSON in UTF-8."""
     path.write_text(json.dumps(data, ensure_ascii=False, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
-def write_surroundings(folder: Path, base: Checkpoint, dtype: str, template: Template | None, with_bos: bool) -> None:
+def write_surroundings(
+    folder: Path,
+    base: Checkpoint,
+    dtype: str,
+    template: Template | None,
+    with_bos: bool,
+    shape: Shape,
+    adapters: Sequence[Path] = (),
+) -> None:
     """Everything of a merged folder but its weights: configuration, tokenizer and licence, as in the base.
 
-    With a template of ours its Jinja form replaces the base's; `with_bos` puts the begin token into it, which
-    Transformers does not add to a rendered chat template.
+    `shape` is the merged model's. Where it has more rows of vocabulary than the base, tokenizer files of the
+    `adapters` take the place of the base's: training saved them with the tokens that were added. With a template of
+    ours its Jinja form replaces the base's; `with_bos` puts the begin token into it, which Transformers does not add
+    to a rendered chat template. Raises ModelError for a tokenizer_config.json that is no JSON, OSError for a full disk.
     """
-    config: dict[str, Any] = {**base.config, "torch_dtype": _NAMES[dtype]}
-    if "dtype" in config:
-        config["dtype"] = _NAMES[dtype]
-    write_json(folder / "config.json", config)
-    licences = [path.name for path in base.folder.iterdir() if path.name.upper().startswith(("LICENSE", "NOTICE"))]
-    for name in (*_COPIED, *licences):
-        if (base.folder / name).is_file():
-            shutil.copyfile(base.folder / name, folder / name)
-    if template is None:
-        return
-    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    write_json(folder / "config.json", _config(base.config, dtype, shape))
+    licences = [
+        path.name
+        for path in base.folder.iterdir()
+        if path.name.upper().startswith(_LICENCES) and path.suffix.lower() in ("", ".txt", ".md", ".pdf")
+    ]
+    resized = shape.vocabulary > Shape.from_config(base.config).vocabulary
+    for name in (*_TOKENIZER, _GENERATION, *licences):
+        _copy(base.folder, folder, name)
+    for adapter in adapters if resized else ():
+        for name in _TOKENIZER:
+            _copy(adapter, folder, name)
     path = folder / "tokenizer_config.json"
     settings = read_json(path, path.name) if path.is_file() else {}
-    write_json(path, {**settings, "chat_template": template.jinja(with_bos=with_bos)})
-    (folder / "template.json").write_text(template.source, encoding="utf-8", newline="\n")
+    if template is not None:
+        (folder / "chat_template.jinja").unlink(missing_ok=True)
+        settings["chat_template"] = template.jinja(with_bos=with_bos)
+        (folder / "template.json").write_text(template.source, encoding="utf-8", newline="\n")
+    if settings:
+        write_json(path, _without_code(settings))
+
+
+def _config(config: Mapping[str, Any], dtype: str, shape: Shape) -> dict[str, Any]:
+    """The base's configuration with what merging changed, in the form of the Transformers that wrote it."""
+    out = {**_without_code(config), "torch_dtype": _NAMES[dtype]}
+    if "dtype" in out:
+        out["dtype"] = _NAMES[dtype]
+    if "_name_or_path" in out and is_local(str(out["_name_or_path"])):
+        del out["_name_or_path"]  # Transformers leaves it as a note; a path tells where the folder was made
+    before = Shape.from_config(config)
+    if shape.vocabulary != before.vocabulary:
+        out["vocab_size"] = shape.vocabulary
+    if shape.tied != before.tied:
+        out["tie_word_embeddings"] = shape.tied
+    return out
+
+
+def _without_code(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those that name Python code in the folder."""
+    return {name: value for name, value in settings.items() if name not in ("auto_map", "custom_pipelines")}
+
+
+def _copy(source: Path, target: Path, name: str) -> None:
+    """Copy a file of this name, if there is one."""
+    if (source / name).is_file():
+        shutil.copyfile(source / name, target / name)

@@ -5,44 +5,30 @@ Summed in float32 and rounded once, when a level is written. Knows checkpoints a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .adapter import Adapter, whole
 from .checkpoint import Checkpoint
-
-BLOCK = 16 << 20  # weights per block: 64 MiB of float32
-
-
-def blocks(rows: int, columns: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
-    """Cut rows into ranges of at most BLOCK weights, each a whole number of `multiple` rows (one at least)."""
-    step = max(1, BLOCK // (columns * multiple)) * multiple
-    for start in range(0, rows, step):
-        yield start, min(start + step, rows)
+from .llama import Shape
 
 
 class Merger:
     """A base and weighted adapters, seen as one checkpoint of float32 rows."""
 
-    def __init__(self, base: Checkpoint, adapters: Sequence[tuple[Adapter, float]]) -> None:
-        self._base, self._adapters = base, adapters
+    def __init__(self, base: Checkpoint, shape: Shape, adapters: Sequence[tuple[Adapter, float]]) -> None:
+        self._base, self.shape, self._adapters = base, shape, adapters
 
-    def changes(self, name: str) -> bool:
-        """Whether any adapter changes this tensor."""
-        return any(name in adapter.pairs for adapter, _ in self._adapters)
-
-    def blocks(self, name: str, rows: int, columns: int, multiple: int = 1) -> Iterator[NDArray[np.float32]]:
-        """The tensor's merged rows in order, float32 [n, columns] of at most 64 MiB. Raises ModelError."""
-        pairs = [(adapter.pairs[name], weight) for adapter, weight in self._adapters if name in adapter.pairs]
-        halves = [(whole(pair.a), whole(pair.b) * np.float32(weight * pair.scale)) for pair, weight in pairs]
-        vector = len(self._base.source(name).shape) == 1  # a vector is one row of a table
-        for start, stop in blocks(rows, columns, multiple):
-            if vector:
-                yield self._base.rows(name, 0, columns).reshape(1, columns)
-                return
-            merged = self._base.rows(name, start, stop)
-            for a, scaled in halves:
-                merged += scaled[start:stop] @ a
-            yield merged
+    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Merged rows, float32 [stop - start, columns]; a vector is one row. Raises ModelError."""
+        source = self._base.source(name)
+        if len(source.shape) == 1:
+            return self._base.rows(name, 0, source.shape[0]).reshape(1, -1)
+        merged = self._base.rows(name, start, stop)
+        for adapter, weight in self._adapters:
+            if name in adapter.pairs:
+                pair = adapter.pairs[name]
+                merged += (pair.b.read(start, stop) * np.float32(weight * pair.scale)) @ whole(pair.a)
+        return merged

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -236,8 +236,3 @@ def header_bytes(entries: Sequence[tuple[str, Sequence[int], str]], metadata: Ma
     raw = json.dumps(header, separators=(",", ":")).encode("utf-8")
     raw += b" " * (-len(raw) % 8)
     return struct.pack("<Q", len(raw)) + raw
-
-
-def write_rows(handle: IO[bytes], rows: NDArray[np.float32], dtype: str) -> None:
-    """Append rows to an open file in the stored type. Raises OSError, ModelError."""
-    handle.write(np.ascontiguousarray(from_float32(rows, dtype)).data.cast("B"))

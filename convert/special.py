@@ -22,12 +22,11 @@ KEYS = {  # name in Hugging Face's files → in a GGUF
     "unk": "unknown",
     "sep": "seperator",  # sic, in the GGUF specification
     "pad": "padding",
-    "cls": "cls",
     "mask": "mask",
     "eot": "eot",
     "eom": "eom",
 }
-_NAMED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # the last two of KEYS are not named, but found
+_NAMED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # cls has no place in a GGUF, but may stand for bos
 _FLAGS = ("bos", "eos", "sep")  # what a GGUF can say is put around a text
 
 
@@ -85,7 +84,7 @@ def read_special(folder: Path, settings: Mapping[str, Any], config: Mapping[str,
     for source in (from_tokenizer, from_config):
         for name in names:
             index = source.get(name)
-            if isinstance(index, int) and not isinstance(index, bool) and 0 <= index < rows:
+            if name in KEYS and isinstance(index, int) and not isinstance(index, bool) and 0 <= index < rows:
                 found.ids.setdefault(name, index)
     return found
 

@@ -82,7 +82,8 @@ def options_of(kind: type[Any], only: Sequence[str] = ()) -> Callable[[Function]
             if only and name not in only:
                 continue
             known = item.default is not None and item.default != ()
-            help = f"{spec.help} [default: {item.default}]" if known else spec.help
+            first = "the model's, or " if spec.key else ""
+            help = f"{spec.help} [default: {first}{item.default}]" if known else spec.help
             flag, metavar = f"--{name.replace('_', '-')}", spec.metavar or "|".join(spec.choices)
             function = click.option(flag, name, metavar=metavar, multiple=spec.many, help=help)(function)
         return function
@@ -110,7 +111,7 @@ def _open(model: Path, flags: dict[str, Any], verbose: bool) -> tuple[Any, Sampl
     """Resolve options, choose the file and open it: (Runtime, sampling options)."""
     config = read_config()
     runtime_options = resolve(RuntimeOptions, flags, config)
-    sampling = resolve(SamplingOptions, flags, config)
+    resolve(SamplingOptions, flags, config)  # a wrong value is told now, before the slow part
     from .native.library import set_verbose
     from .plan.choose import choose_model
     from .session import DEFAULT_CONTEXT, Runtime
@@ -120,7 +121,7 @@ def _open(model: Path, flags: dict[str, Any], verbose: bool) -> tuple[Any, Sampl
     runtime = Runtime(path, runtime_options)
     for note in runtime.notes:
         console.warn(note)
-    return runtime, sampling
+    return runtime, resolve(SamplingOptions, flags, config, model=runtime.sampling)
 
 
 @click.command()

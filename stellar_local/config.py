@@ -1,7 +1,7 @@
 """Every run-time option, defined once: its type, range, help, and where its value comes from.
 
-In rising order: the default here, the model's metadata (where the default is None), config.toml in the user's
-configuration folder, a STELLAR_* variable, a flag. The command line builds its flags from these definitions, and batch
+In rising order: the default here, the model's own metadata (`Spec.key`), config.toml in the user's configuration
+folder, a STELLAR_* variable, a flag. The command line builds its flags from these definitions, and batch
 input takes its fields' names and checks from them. Knows nothing of models.
 """
 
@@ -20,7 +20,9 @@ from .files import read_text
 
 @dataclass(frozen=True)
 class Spec:
-    """How one option is written and checked. `kind` is int, float or str; `words` are allowed instead of a number."""
+    """How one option is written and checked. `kind` is int, float or str; `words` are allowed instead of a number;
+    `key` is the GGUF metadata in which a model states its own default.
+    """
 
     help: str
     kind: type
@@ -30,6 +32,7 @@ class Spec:
     words: Mapping[str, Any] = field(default_factory=dict)
     many: bool = False
     metavar: str = ""
+    key: str = ""
 
     def check(self, value: Any, name: str) -> Any:
         """Return `value` as this option's type. Raises UsageError naming the option and what it takes."""
@@ -115,14 +118,44 @@ class RuntimeOptions:
 class SamplingOptions:
     """How tokens are chosen, and when to stop. Temperature 0 always takes the likeliest token."""
 
-    temperature: float = option(0.7, "Randomness; 0 is greedy.", float, least=0, most=100, metavar="X")
-    top_k: int = option(40, "Keep the K likeliest tokens; 0 keeps all.", int, least=0, most=1 << 30, metavar="K")
-    top_p: float = option(0.95, "Keep tokens up to this total probability.", float, least=0, most=1, metavar="P")
+    temperature: float = option(
+        0.7, "Randomness; 0 is greedy.", float, least=0, most=100, metavar="X", key="general.sampling.temp"
+    )
+    top_k: int = option(
+        40,
+        "Keep the K likeliest tokens; 0 keeps all.",
+        int,
+        least=0,
+        most=1 << 30,
+        metavar="K",
+        key="general.sampling.top_k",
+    )
+    top_p: float = option(
+        0.95,
+        "Keep tokens up to this total probability.",
+        float,
+        least=0,
+        most=1,
+        metavar="P",
+        key="general.sampling.top_p",
+    )
     min_p: float = option(
-        0.05, "Drop tokens below this share of the likeliest's probability.", float, least=0, most=1, metavar="P"
+        0.05,
+        "Drop tokens below this share of the likeliest's probability.",
+        float,
+        least=0,
+        most=1,
+        metavar="P",
+        key="general.sampling.min_p",
     )
     repeat_penalty: float = option(
-        1.0, "Penalty on repeated tokens; 1 is none.", float, least=0.01, most=100, metavar="X"
+        1.0,
+        "Penalty on repeated tokens; 1 is none.",
+        float,
+        least=0.01,
+        most=100,
+        metavar="X",
+        key="general.sampling.penalty_repeat",
     )
     seed: int | None = option(None, "Random seed [default: a new one].", int, least=0, most=(1 << 32) - 1, metavar="N")
     max_tokens: int | None = option(
@@ -172,10 +205,29 @@ def read_config(path: Path | None = None) -> dict[str, Any]:
     return {name: known[name][1].check(value, f"{path}: {name}") for name, value in values.items()}
 
 
+def model_defaults(kind: type[Any], metadata: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The defaults that a model's metadata states, by option name; and what cannot be used of them, in words."""
+    found: dict[str, Any] = {}
+    notes: list[str] = []
+    for name, (_, spec) in specs(kind).items():
+        if spec.key in metadata:
+            try:
+                found[name] = spec.check(metadata[spec.key], spec.key)
+            except UsageError as error:
+                notes.append(f"a setting of the model is left out: {error.message}")
+    return found, notes
+
+
 def resolve(
-    kind: type[Options], flags: Mapping[str, Any], config: Mapping[str, Any], environ: Mapping[str, str] | None = None
+    kind: type[Options],
+    flags: Mapping[str, Any],
+    config: Mapping[str, Any],
+    environ: Mapping[str, str] | None = None,
+    model: Mapping[str, Any] | None = None,
 ) -> Options:
-    """Build options from flags (None or () where not given), STELLAR_* variables and the configuration file."""
+    """Build options from flags (None or () where not given), STELLAR_* variables, the configuration file, and the
+    model's own defaults. Raises UsageError for a wrong value.
+    """
     environ = os.environ if environ is None else environ
     chosen: dict[str, Any] = {}
     for name, (item, spec) in specs(kind).items():
@@ -187,6 +239,8 @@ def resolve(
             chosen[name] = spec.check(environ[variable], variable)
         elif name in config:
             chosen[name] = config[name]
+        elif model and name in model:
+            chosen[name] = model[name]
         else:
             chosen[name] = None if item.default is MISSING else item.default
     return kind(**chosen)

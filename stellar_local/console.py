@@ -76,8 +76,9 @@ class Progress(Protocol):
 class _PlainProgress:
     """Progress for logs and pipes: a line at each tenth, so that a log file stays short."""
 
-    def __init__(self, label: str, total: float) -> None:
+    def __init__(self, label: str, total: float, unit: str) -> None:
         self._label, self._total, self._done, self._shown = label, max(total, 1e-9), 0.0, 0
+        self._unit = unit
         self._started: tuple[float, float] | None = None  # when, and how much was done before
         say(f"{label} ...")
 
@@ -89,28 +90,45 @@ class _PlainProgress:
         if tenth > self._shown:
             self._shown = tenth
             begun, before = self._started
-            since = self._done - before
-            left = (time.monotonic() - begun) / since * (self._total - self._done) if since else 0.0
-            say(f"{self._label}: {min(100, 10 * tenth)}%" + (f", {left:.0f} s left" if left >= 1 else ""))
+            speed = (self._done - before) / max(time.monotonic() - begun, 1e-9)
+            line = f"{self._label}: {min(100, 10 * tenth)}%"
+            if self._unit and speed:
+                line += f", {_rate(speed, self._unit)}"
+            left = (self._total - self._done) / speed if speed else 0.0
+            say(line + (f", {left:.0f} s left" if left >= 1 else ""))
 
     def describe(self, text: str) -> None:
         self._label = text
 
 
+def _rate(speed: float, unit: str) -> str:
+    """A speed in units a second, in millions where there are millions."""
+    return f"{speed / 1e6:.1f} M {unit}/s" if speed >= 1e6 else f"{speed:.1f} {unit}/s"
+
+
 @contextmanager
-def progress(label: str, total: float) -> Iterator[Progress]:
-    """Show progress on stderr while the block runs: a bar with the time left on a terminal, else lines."""
+def progress(label: str, total: float, unit: str = "") -> Iterator[Progress]:
+    """Show progress on stderr while the block runs: a bar with the time left on a terminal, else lines.
+
+    With a `unit`, such as "weights", the speed in it is shown too.
+    """
     if not sys.stderr.isatty():
-        yield _PlainProgress(label, total)
+        yield _PlainProgress(label, total, unit)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
+    from rich.text import Text
+
+    class _Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(_rate(task.speed, unit) if unit and task.speed else "")
 
     with Bar(
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        BarColumn(bar_width=None),
         TaskProgressColumn(),
+        _Speed(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
     ) as bar:

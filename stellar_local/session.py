@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from .chat_template import ChatTemplate
-from .config import RuntimeOptions, SamplingOptions
+from .config import RuntimeOptions, SamplingOptions, model_defaults
 from .engine import Answer, Engine, Request, Stream
 from .native.context import Context
 from .native.model import ALL_LAYERS, Model
@@ -37,7 +37,8 @@ def template_of(model: Model) -> Renderer | None:
 class Runtime:
     """A loaded model with an engine of `sequences` sequences. Close it, or use it as a context manager.
 
-    `notes` holds what the user should be told about choices made while opening. Raises ModelError, UsageError.
+    `sampling` holds the model's own defaults of sampling options by name, `notes` what the user should be told about
+    choices made while opening. Raises ModelError, UsageError.
     """
 
     def __init__(self, path: Path, options: RuntimeOptions, sequences: int = 1) -> None:
@@ -45,6 +46,8 @@ class Runtime:
         chosen = load_template(options.template) if options.template else None  # before the slow part
         self.model = Model(path, gpu_layers=ALL_LAYERS if options.gpu_layers is None else options.gpu_layers)
         try:
+            self.sampling, unusable = model_defaults(SamplingOptions, self.model.header.metadata)
+            self.notes += unusable
             self.template: Renderer = chosen or template_of(self.model) or self._fallback()
             trained = self.model.n_ctx_train
             size = options.ctx or min(DEFAULT_CONTEXT, trained)

@@ -54,7 +54,8 @@ def bpe_folder(bpe_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def _convert(base: Path, out: Path, template: str, levels: list[str]) -> Path:
-    from convert.export import export
+    from exporting import export
+
     from convert.levels import parse_levels
 
     export(base, [], out, parse_levels(levels), name="tiny", template=template)

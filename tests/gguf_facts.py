@@ -50,7 +50,7 @@ KINDS: dict[str, tuple[str, dict[str, object]]] = {
             "hidden_size": 256,
             "intermediate_size": 32,
             "num_hidden_layers": 80,
-            "num_attention_heads": 2,
+            "num_attention_heads": 4,
             "num_key_value_heads": 1,
             "head_dim": 2,
             "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import gguf
 import pytest
 from conftest import Stellar
 
-from stellar_local.config import RuntimeOptions, SamplingOptions, read_config, resolve, specs
+from stellar_local.config import RuntimeOptions, SamplingOptions, model_defaults, read_config, resolve, specs
 from stellar_local.errors import UsageError
 
 
@@ -15,6 +17,40 @@ def test_order_of_sources() -> None:
     order = [({}, {}, {}), ({}, {"top_k": 1}, {}), ({}, {"top_k": 1}, {"STELLAR_TOP_K": "2"})]
     assert [resolve(SamplingOptions, *sources).top_k for sources in order] == [40, 1, 2]
     assert resolve(SamplingOptions, {"top_k": "3"}, {"top_k": 1}, {"STELLAR_TOP_K": "2"}).top_k == 3
+
+
+def test_the_models_own_defaults_come_second() -> None:
+    metadata = {"general.sampling.temp": 0.25, "general.sampling.top_k": 7, "general.sampling.min_p": 2.0}
+    model, notes = model_defaults(SamplingOptions, metadata)
+    assert model == {"temperature": 0.25, "top_k": 7}
+    assert len(notes) == 1 and "general.sampling.min_p must be a number from 0 to 1" in notes[0]
+    chosen = resolve(SamplingOptions, {}, {"top_k": 1}, {}, model)
+    assert (chosen.temperature, chosen.top_k, chosen.min_p) == (0.25, 1, 0.05)
+
+
+def test_a_file_states_the_defaults_of_its_answers(stellar: Stellar, spm_model: Path, tmp_path: Path) -> None:
+    """Two answers of a model that says "temperature 0" are equal; a flag makes them differ by their seeds."""
+    reader = gguf.GGUFReader(spm_model)
+    writer = gguf.GGUFWriter(tmp_path / "greedy.gguf", "llama")
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            inner = field.types[-1] if field.types[0] is gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], inner)
+    writer.add_sampling_temp(0.0)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+    def answers(model: Path, *flags: object) -> set[str]:
+        seeded = [stellar("batch", model, "--max-tokens", 8, "--seed", seed, *flags, input="Hi\n") for seed in (1, 2)]
+        return {json.loads(done.stdout)["text"] for done in seeded}
+
+    assert len(answers(tmp_path / "greedy.gguf")) == 1
+    assert len(answers(tmp_path / "greedy.gguf", "--temperature", 1)) == 2
+    assert len(answers(spm_model)) == 2
 
 
 def test_config_file(tmp_path: Path) -> None:

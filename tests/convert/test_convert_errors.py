@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from exporting import export
 
 from convert.checkpoint import Checkpoint
-from convert.export import export
 from convert.gguf_import import import_gguf
 from convert.levels import LEVELS
 from stellar_local.errors import ExitCode, MissingExtraError, StellarError

@@ -10,16 +10,16 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from exporting import export
 from gguf_facts import tensors
 from peft import PeftModel
 from tiny import write_adapter, write_base
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from convert.checkpoint import Checkpoint
-from convert.export import export
 from convert.levels import LEVELS
 from convert.llama import Shape, head_order
-from convert.merge import Merger
+from convert.weights_out import WeightsStream
 from stellar_local.prompts import load_template
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
@@ -90,26 +90,6 @@ def test_head_order_keeps_heads_together() -> None:
     assert order.tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
 
 
-@pytest.mark.parametrize("block", [1, 64 * 16, 64 * 40])
-def test_the_cut_into_blocks_changes_nothing(
-    bases: Callable[[str], Path], block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = bases("spm-gqa-64")
-    export(base, out=tmp_path / "whole", levels=[LEVELS["Q4_K_M"]], name="m")
-    monkeypatch.setattr("convert.merge.BLOCK", block)
-    export(base, out=tmp_path / "cut", levels=[LEVELS["Q4_K_M"]], name="m", threads=3)
-    assert (tmp_path / "whole/m-Q4_K_M.gguf").read_bytes() == (tmp_path / "cut/m-Q4_K_M.gguf").read_bytes()
-
-
-def test_blocks_are_bounded(bases: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = Checkpoint.open(bases("spm-gqa-64"))
-    monkeypatch.setattr("convert.merge.BLOCK", 64 * 100)
-    merger = Merger(checkpoint, [])
-    sizes = [rows.shape[0] for rows in merger.blocks("model.embed_tokens.weight", 480, 64)]
-    assert sizes == [100, 100, 100, 100, 80]
-    assert [rows.shape[0] for rows in merger.blocks("model.layers.0.self_attn.q_proj.weight", 64, 64, 16)] == [64]
-
-
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_half_precision_base(bases: Callable[[str], Path], dtype: str, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(bases("spm-gqa-64")).to(getattr(torch, dtype))
@@ -153,9 +133,7 @@ def test_a_sharded_checkpoint(bases: Callable[[str], Path], tmp_path: Path) -> N
 def test_our_shards_load_in_transformers(
     bases: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from convert import hf
-
-    monkeypatch.setattr(hf.WeightsWriter.__init__, "__defaults__", (200_000,))
+    monkeypatch.setattr(WeightsStream.__init__, "__defaults__", ("", 200_000))
     export(bases("spm-gqa-64"), hf=tmp_path / "hf")
     assert (tmp_path / "hf/model.safetensors.index.json").is_file()
     original = state(AutoModelForCausalLM.from_pretrained(bases("spm-gqa-64")))

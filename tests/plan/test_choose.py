@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+from exporting import export
+from tiny import write_adapter
 
 from stellar_local.errors import ModelError, UsageError
 from stellar_local.native.header import read_header
@@ -50,3 +53,13 @@ def test_refusals(tmp_path: Path, spm_base: Path, spm_model: Path) -> None:
 def test_available_memory_is_plausible() -> None:
     memory = available_memory()
     assert memory is None or 100 << 20 < memory < 1 << 50
+
+
+def test_an_adapter_beside_the_levels_is_no_level(spm_base: Path, spm_model: Path, tmp_path: Path) -> None:
+    adapter = write_adapter(spm_base, tmp_path / "lora")
+    folder = tmp_path / "model"
+    export(spm_base, [(adapter, 1.0)], lora_gguf=folder / "a-LORA.gguf")
+    with pytest.raises(ModelError, match="no .gguf file"):
+        choose_model(folder)
+    shutil.copy(spm_model, folder / "a-F32.gguf")
+    assert choose_model(folder, memory=0).name == "a-F32.gguf"

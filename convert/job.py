@@ -1,0 +1,149 @@
+"""What an export is asked for, settled and checked before the first byte is written.
+
+Opens the base and its adapters, and chooses the vocabulary, the template and the name. Writes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stellar_local.errors import UsageError
+from stellar_local.files import read_text, sha256
+from stellar_local.prompts import Template, load_template, parse_template, template_names, token_ids
+
+from .about import About, read_about
+from .adapter import Adapter
+from .checkpoint import Checkpoint
+from .fingerprint import fingerprint
+from .imatrix import Importance, read_imatrix
+from .levels import Level, check_importance
+from .llama import OUTPUT, ROPE_FREQS, Shape, Tensor, check_tensors
+from .merge import Merger
+from .vocab import Vocabulary, read_vocabulary
+
+TEMPLATE_FILE = "template.json"  # what training leaves in the adapter's folder
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the user asks for. `adapters` are folders and weights; `template` is a shipped template's name or a file;
+    `about` holds what the model's description shall say whatever its sources say (fields of about.About).
+    """
+
+    base: Path
+    adapters: Sequence[tuple[Path, float]] = ()
+    out: Path | None = None
+    levels: Sequence[Level] = ()
+    name: str | None = None
+    template: str | None = None
+    threads: int | None = None
+    hf: Path | None = None
+    hf_dtype: str | None = None
+    lora_gguf: Path | None = None
+    imatrix: Path | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folders(self) -> list[Path]:
+        """Every folder that is read."""
+        return [self.base, *(folder for folder, _ in self.adapters)]
+
+
+@dataclass(frozen=True)
+class Job:
+    """An order whose parts are opened. `inputs` is the fingerprint of everything that decides the bytes."""
+
+    order: Order
+    base: Checkpoint
+    merger: Merger
+    adapters: Sequence[tuple[Adapter, float]]
+    vocabulary: Vocabulary
+    template: Template | None
+    importance: Importance | None
+    about: About
+    name: str
+    inputs: str
+
+    @property
+    def shape(self) -> Shape:
+        """The merged model's shape."""
+        return self.merger.shape
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What a GGUF holds, in order: LLaMA 3.1's frequency divisors first, where there are any."""
+        extra = [] if self.shape.rope_factors() is None else [Tensor("", ROPE_FREQS, (self.shape.head_dim // 2,))]
+        return extra + self.shape.tensors()
+
+    @property
+    def weights(self) -> int:
+        """How many weights the model has."""
+        return sum(tensor.size for tensor in self.tensors)
+
+
+def prepare(order: Order) -> Job:
+    """Open and check everything. Raises StellarError."""
+    name = _model_name(order.name, order.out or order.hf or (order.lora_gguf and order.lora_gguf.with_suffix("")))
+    checkpoint = Checkpoint.open(order.base)
+    shape = Shape.from_config(checkpoint.config)
+    shapes = {tensor: source.shape for tensor, source in checkpoint.tensors.items()}
+    check_tensors(shape, shapes, str(order.base))
+    opened = [(Adapter.open(folder), weight) for folder, weight in order.adapters]
+    for adapter, _ in opened:
+        parts = {tensor.name: checkpoint.source(tensor.name) for tensor in shape.tensors()}
+        adapter.check_fits(parts, tied_output=OUTPUT if shape.tied else None)
+    merger = Merger(checkpoint, shape, opened)
+    vocabulary = read_vocabulary(order.base, checkpoint.config, merger.shape.vocabulary)
+    template = find_template(order.template, [folder for folder, _ in order.adapters])
+    if template is not None:
+        _check_template(template, vocabulary)
+        vocabulary.chat_template = template.jinja()
+        if template.add_bos is not None:
+            vocabulary.add["bos"] = template.add_bos
+    importance = None
+    if order.imatrix is not None:
+        importance = read_imatrix(order.imatrix)
+        importance.check_fits(merger.shape.tensors())
+        check_importance(order.levels, merger.shape, importance.entries)
+    about = read_about(order.base, [folder for folder, _ in order.adapters], order.about)
+    choices = {
+        "name": name,
+        "about": dict(order.about),
+        "imatrix": sha256(order.imatrix) if order.imatrix else None,
+        "weights": [weight for _, weight in order.adapters],
+        "template": template.source if template else None,
+    }
+    inputs = fingerprint([order.base], [folder for folder, _ in order.adapters], choices)
+    return Job(order, checkpoint, merger, opened, vocabulary, template, importance, about, name, inputs)
+
+
+def find_template(option: str | None, adapters: Iterable[Path]) -> Template | None:
+    """The template by name or file, else the one that training left with the adapters, else None. Raises UsageError."""
+    if option is not None:
+        return load_template(option)
+    sources = {read_text(path, "template") for folder in adapters if (path := folder / TEMPLATE_FILE).is_file()}
+    if len(sources) > 1:
+        raise UsageError("these adapters were trained with different templates", "choose one with --template")
+    for source in sources:
+        known = [name for name in template_names() if load_template(name).source == source]
+        return parse_template(source, known[0] if known else "own")
+    return None
+
+
+def _model_name(name: str | None, folder: Path | None) -> str:
+    """The name that files begin with. Raises UsageError for one that is no part of a file name."""
+    found = name if name is not None else (folder or Path()).absolute().name
+    if not re.fullmatch(r"[^\s/\\:*?\"<>|][^/\\:*?\"<>|\0]*", found):
+        raise UsageError(f"not usable in a file name: {found!r}", "choose a simple one with --name")
+    return found
+
+
+def _check_template(template: Template, vocabulary: Vocabulary) -> None:
+    """Raise UsageError if the template names a special token that this vocabulary lacks."""
+    affixes = (template.system, template.user, template.assistant)
+    parts = [part for affix in affixes for part in (*affix.prefix, *affix.suffix)]
+    token_ids([*parts, *template.stop], encode=lambda text: [], special=vocabulary.id_of)
