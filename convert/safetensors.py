@@ -159,7 +159,9 @@ def to_float32(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     Float32 is returned as it is, not copied.
     """
     if dtype == "BF16":
-        return np.asarray(np.left_shift(stored, np.uint32(16), dtype=np.uint32).view(np.float32))
+        bits = stored.astype(np.uint32)
+        bits <<= np.uint32(16)
+        return np.asarray(bits.view(np.float32))
     with np.errstate(over="ignore"):  # a float64 too large becomes infinite, and is refused where it is used
         return np.ascontiguousarray(stored, np.float32)
 
