@@ -2,6 +2,6 @@
 
 Layers: cli > report > export, verify, gguf_import > merged_folder, lora_gguf, card, divergence, tokenizer_files
 > job, pipeline, weights_out, gguf_out > manifest, hf, metadata > levels, imatrix, tensor_file
-> merge, mix > adapter, vocab, about, fingerprint > llama, checkpoint
+> merge, mix > adapter, vocab, about, fingerprint > special > checkpoint > delta, leftovers > llama
 > safetensors, spm, pretokenizers, space, prose (then stellar_local)
 """

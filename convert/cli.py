@@ -13,6 +13,12 @@ _FOLDER = _FILE = click.Path(path_type=Path)
 @click.command()
 @click.option("--base", type=_FOLDER, metavar="DIR", help="The base model: a Hugging Face folder.")
 @click.option(
+    "--delta-base",
+    type=_FOLDER,
+    metavar="DIR",
+    help="The original LLaMA, if --base holds weight differences from it, as BayLing 1.0 does.",
+)
+@click.option(
     "--adapter",
     "adapters",
     multiple=True,
@@ -65,6 +71,7 @@ _FOLDER = _FILE = click.Path(path_type=Path)
 @click.option("--list-levels", is_flag=True, help="Explain the levels, with their sizes, and exit.")
 def convert(
     base: Path | None,
+    delta_base: Path | None,
     adapters: tuple[str, ...],
     out: Path | None,
     levels: str,
@@ -123,6 +130,7 @@ def convert(
                 hf_dtype=hf_dtype,
                 lora_gguf=lora_gguf,
                 imatrix=imatrix,
+                delta_base=delta_base,
                 about={"license": licence} if licence else {},
             )
         )

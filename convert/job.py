@@ -45,12 +45,18 @@ class Order:
     hf_dtype: str | None = None
     lora_gguf: Path | None = None
     imatrix: Path | None = None
+    delta_base: Path | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folders(self) -> list[Path]:
         """Every folder that is read."""
-        return [self.base, *(folder for folder, _ in self.adapters)]
+        return [*self.bases, *(folder for folder, _ in self.adapters)]
+
+    @property
+    def bases(self) -> list[Path]:
+        """The base and, if it is a difference, what it differs from."""
+        return [self.base] if self.delta_base is None else [self.base, self.delta_base]
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class Job:
 def prepare(order: Order) -> Job:
     """Open and check everything. Raises StellarError."""
     name = _model_name(order.name, order.out or order.hf or (order.lora_gguf and order.lora_gguf.with_suffix("")))
-    checkpoint = Checkpoint.open(order.base)
+    checkpoint = Checkpoint.open(order.base, order.delta_base)
     shape = Shape.from_config(checkpoint.config)
     shapes = {tensor: source.shape for tensor, source in checkpoint.tensors.items()}
     check_tensors(shape, shapes, str(order.base))
@@ -97,8 +103,9 @@ def prepare(order: Order) -> Job:
         parts = {tensor.name: checkpoint.source(tensor.name) for tensor in shape.tensors()}
         adapter.check_fits(parts, tied_output=OUTPUT if shape.tied else None)
     merger = Merger(checkpoint, shape, opened)
-    vocabulary = read_vocabulary(order.base, checkpoint.config, merger.shape.vocabulary)
-    template = find_template(order.template, [folder for folder, _ in order.adapters])
+    folders = [folder for folder, _ in order.adapters]
+    vocabulary = read_vocabulary(order.base, checkpoint.config, merger.shape.vocabulary, folders)
+    template = find_template(order.template, folders)
     if template is not None:
         _check_template(template, vocabulary)
         vocabulary.chat_template = template.jinja()
@@ -109,7 +116,7 @@ def prepare(order: Order) -> Job:
         importance = read_imatrix(order.imatrix)
         importance.check_fits(merger.shape.tensors())
         check_importance(order.levels, merger.shape, importance.entries)
-    about = read_about(order.base, [folder for folder, _ in order.adapters], order.about)
+    about = read_about(order.base, folders, order.about)
     choices = {
         "name": name,
         "about": dict(order.about),
@@ -117,7 +124,7 @@ def prepare(order: Order) -> Job:
         "weights": [weight for _, weight in order.adapters],
         "template": template.source if template else None,
     }
-    inputs = fingerprint([order.base], [folder for folder, _ in order.adapters], choices)
+    inputs = fingerprint(order.bases, folders, choices)
     return Job(order, checkpoint, merger, opened, vocabulary, template, importance, about, name, inputs)
 
 

@@ -16,11 +16,8 @@ from numpy.typing import NDArray
 from stellar_local.errors import ModelError
 
 ARCHITECTURE = "LlamaForCausalLM"
-EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+EMBEDDING, FINAL_NORM, OUTPUT = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 ROPE_FREQS = "rope_freqs.weight"
-
-# Constants that old exports carry along; llama.cpp computes them.
-_NOT_NEEDED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias")
 
 # Module of a layer: (GGUF name, rows, columns, head count whose rows are reordered, kind of bias it may have)
 _LAYER: tuple[tuple[str, str, str, str | None, str | None, str | None], ...] = (
@@ -101,7 +98,8 @@ class Shape:
             kv_heads=read.count("num_key_value_heads", heads),
             head_dim=read.count("head_dim", width // heads),
             vocabulary=read.count("vocab_size", 32000),
-            context=read.count("max_position_embeddings", 2048),
+            # The second is what the first LLaMA exports call it.
+            context=read.count("max_position_embeddings", read.count("max_sequence_length", 2048)),
             rms_eps=read.number("rms_norm_eps", 1e-6),
             rope_theta=theta,
             rope=rope,
@@ -135,7 +133,7 @@ class Shape:
                 out.append(Tensor(f"{place}.weight", f"{target}.weight", shape, heads[reordered]))
                 if (bias == "attention" and self.attention_bias) or (bias == "mlp" and self.mlp_bias):
                     out.append(Tensor(f"{place}.bias", f"{target}.bias", shape[:1], heads[reordered]))
-        out.append(Tensor("model.norm.weight", "output_norm.weight", (self.width,)))
+        out.append(Tensor(FINAL_NORM, "output_norm.weight", (self.width,)))
         if not self.tied:
             out.append(Tensor(OUTPUT, "output.weight", (self.vocabulary, self.width)))
         return out
@@ -187,15 +185,9 @@ def check_tensors(shape: Shape, found: Mapping[str, tuple[int, ...]], where: str
                 f"{where}: {name} is {list(found[name])}, but config.json makes it {list(tensor.shape)}",
                 "config.json and the weights belong to different models",
             )
-    for name in found:
-        if name in expected or name.endswith(_NOT_NEEDED) or (shape.tied and name == OUTPUT):
-            continue
-        if "lora_" in name:
-            raise ModelError(
-                f"{where} holds unmerged LoRA weights ({name})", "give the adapter's own folder with --adapter"
-            )
+    if unknown := next((name for name in found if name not in expected), None):
         raise ModelError(
-            f"{where} holds a tensor that a LLaMA does not have: {name}",
+            f"{where} holds a tensor that a LLaMA does not have: {unknown}",
             "only plain, unquantized LLaMA models are supported",
         )
 
@@ -205,6 +197,11 @@ def _rope(config: Mapping[str, Any], read: _Reader) -> tuple[float, dict[str, An
     stated = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(stated, Mapping):
         raise ModelError("config.json's rope_scaling is not an object", "compare it with the original model's")
+    if any(isinstance(value, Mapping) for value in stated.values()):
+        raise ModelError(
+            "this model turns positions differently in different layers (rope_parameters by kind of layer)",
+            "only plain LLaMA models are supported",
+        )
     inner = _Reader(stated, "rope_scaling of ")
     theta = inner.number("rope_theta", read.number("rope_theta", 10000.0))
     kind = stated.get("rope_type") or stated.get("type") or "default"

@@ -13,6 +13,7 @@ from stellar_local.errors import ModelError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # the same numbers as GGUF's token types
 UNIGRAM, BPE = 1, 2
+_TYPES = range(NORMAL, BYTE + 1)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -49,6 +50,8 @@ def parse(data: bytes, where: str) -> SpmModel:
                 text, score, kind = inner.get(1, b""), inner.get(2, b"\0\0\0\0"), inner.get(3, NORMAL)
                 if not isinstance(text, bytes) or not isinstance(score, bytes) or not isinstance(kind, int):
                     raise ValueError
+                if kind not in _TYPES:
+                    raise ValueError(f"type {kind}")
                 pieces.append(Piece(text.decode("utf-8"), struct.unpack("<f", score)[0], kind))
             elif field == 2 and isinstance(value, bytes):
                 trainer = dict(_fields(value))

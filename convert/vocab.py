@@ -1,34 +1,28 @@
 """A checkpoint's tokenizer as the vocabulary that a GGUF carries, as llama.cpp's converter writes it.
 
 SentencePiece from tokenizer.model (a tokenizer.json holds no scores, and without them the tokens would be wrong),
-byte-level BPE from tokenizer.json. Source: llama.cpp's conversion/base.py and gguf-py's SpecialVocab.
+byte-level BPE from tokenizer.json. Source: llama.cpp's conversion/base.py. The list has exactly as many tokens as the
+model has rows: rows without a token are named [PADi], as there; a token without a row is left out with a warning, and
+refused where the model's own files need it. Knows tokenizer files and the number of rows; knows no weights.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stellar_local.console import warn
 from stellar_local.errors import ModelError
-from stellar_local.files import read_text
 
 from . import pretokenizers, spm
 from .checkpoint import read_json
+from .special import KEYS, named_tokens, optional_json, read_special
 
-_SPECIAL = {  # name in Hugging Face's files → in a GGUF
-    "bos": "bos",
-    "eos": "eos",
-    "unk": "unknown",
-    "sep": "seperator",  # sic, in the GGUF specification
-    "pad": "padding",
-    "cls": "cls",
-    "mask": "mask",
-}
 _SPM_DEFAULT = {"unk": 0, "bos": 1, "eos": 2}  # what llama.cpp assumes of a SentencePiece vocabulary
+_ADDED_SCORE, _PAD_SCORE = -1000.0, -10000.0
 _CONTROL_LOOK = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
 
 
@@ -76,7 +70,7 @@ class Vocabulary:
         if self.merges is not None:
             out["tokenizer.ggml.merges"] = self.merges
         for name, token in self.special.items():
-            out[f"tokenizer.ggml.{_SPECIAL[name]}_token_id"] = token
+            out[f"tokenizer.ggml.{KEYS[name]}_token_id"] = token
         for name, value in self.add.items():
             out[f"tokenizer.ggml.add_{name}_token"] = value
         if self.chat_template:
@@ -84,25 +78,63 @@ class Vocabulary:
         return out
 
 
-def read_vocabulary(folder: Path, config: Mapping[str, Any], rows: int) -> Vocabulary:
+@dataclass(frozen=True)
+class _Added:
+    """A token that was added to a vocabulary; `special` is None where the file does not say."""
+
+    text: str
+    id: int
+    special: bool | None
+
+    @property
+    def control(self) -> bool:
+        """Whether it is a control token: said to be special, or looking like one by llama.cpp's own list."""
+        return bool(self.special) or (self.special is not None and _looks_special(self.text))
+
+    @property
+    def type(self) -> int:
+        """Its type in a GGUF."""
+        return spm.CONTROL if self.control else spm.USER_DEFINED
+
+    @property
+    def stored(self) -> str:
+        """Its text in a GGUF: llama.cpp looks for spaces, not for ▁, in what is neither control nor undeclared."""
+        return self.text if self.control or self.special is None else self.text.replace("▁", " ")
+
+
+def read_vocabulary(folder: Path, config: Mapping[str, Any], rows: int, extra: Sequence[Path] = ()) -> Vocabulary:
     """Read the tokenizer of a checkpoint whose embedding has `rows` rows; the list is padded to exactly that many.
 
-    Raises ModelError: no tokenizer, one that llama.cpp would read wrongly, or one made for another model.
+    `extra` are adapters' folders, whose tokenizer files may name the rows beyond the base's own vocabulary, and the
+    padding and end tokens where the base names none; nothing else is taken from there, since an adapter's copy of a
+    tokenizer is often changed by saving.
+
+    Raises ModelError: no tokenizer, one that llama.cpp would read wrongly, one made for another model, or tokens of
+    `extra` that contradict the base's or each other's.
     """
+    where = folder
     try:
-        return _read(folder, config, rows)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:  # JSON of another form than a tokenizer's
+        vocabulary, left_out = _read(folder, config, rows)
+        own = max((i + 1 for i, token in enumerate(vocabulary.tokens) if token != f"[PAD{i}]"), default=0)
+        for where in extra:
+            _read_extra(vocabulary, left_out, where, own)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:  # JSON of another form
         raise ModelError(
-            f"the tokenizer files of {folder} are damaged ({error!r})", "copy them from the original base"
+            f"the tokenizer files of {where} are damaged ({error!r})", "copy them from the original base"
         ) from error
+    for text, index in left_out.items():
+        warn(f"the added token {text!r} ({index}) is left out: the model has {rows:,} rows")
+    return vocabulary
 
 
-def _read(folder: Path, config: Mapping[str, Any], rows: int) -> Vocabulary:
-    settings = _optional(folder / "tokenizer_config.json")
+def _read(folder: Path, config: Mapping[str, Any], rows: int) -> tuple[Vocabulary, dict[str, int]]:
+    """The base's vocabulary, and the added tokens that it has no rows for, which nothing needs."""
+    settings = optional_json(folder / "tokenizer_config.json")
+    left_out: dict[str, int] = {}
     if (folder / "tokenizer.model").is_file():
-        vocabulary = _sentencepiece(folder, settings, rows)
+        vocabulary = _sentencepiece(folder, settings, rows, left_out)
     elif (folder / "tokenizer.json").is_file():
-        vocabulary = _byte_level(folder, rows)
+        vocabulary = _byte_level(folder, settings, rows, left_out)
     else:
         raise ModelError(
             f"{folder} holds no tokenizer", "copy tokenizer.model or tokenizer.json from the original base"
@@ -115,19 +147,88 @@ def _read(folder: Path, config: Mapping[str, Any], rows: int) -> Vocabulary:
         )
     if isinstance(prefix := settings.get("add_prefix_space"), bool):
         vocabulary.add_space_prefix = prefix
-    _read_special(vocabulary, folder, settings, config)
-    vocabulary.chat_template = _chat_template(folder, settings)
+    special = read_special(folder, settings, config, rows)
+    vocabulary.special, vocabulary.add, vocabulary.chat_template = special.ids, special.add, special.chat_template
+    _correct_first_exports(vocabulary, folder)
+    named = named_tokens(settings)
+    needed = {named.get(name) for name in ("bos", "eos", "unk")} - {named.get("pad")}
+    for text, index in left_out.items():
+        if text in needed or text in (vocabulary.chat_template or ""):
+            raise ModelError(
+                f"the tokenizer of {folder} needs the token {text!r} ({index}), but the model has only {rows:,} rows",
+                "it belongs to another model, or its embeddings were not saved: copy the tokenizer from the original",
+            )
     # llama.cpp aborts on this too.
     if vocabulary.adds_bos and "bos" not in vocabulary.special and vocabulary.model == "gpt2":
         raise ModelError(
             f"the tokenizer of {folder} begins texts with a token that it does not name",
             "set bos_token in tokenizer_config.json, or add_bos_token to false",
         )
-    return vocabulary
+    return vocabulary, left_out
 
 
-def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path, path.name) if path.is_file() else {}
+def _correct_first_exports(vocabulary: Vocabulary, folder: Path) -> None:
+    """Drop ids that cannot be: the config.json of the first LLaMA exports counts from 0 where the tokens begin at 1."""
+    begin, end = vocabulary.special.get("bos"), vocabulary.special.get("eos")
+    if vocabulary.model == "llama" and begin == _SPM_DEFAULT["unk"] and end == _SPM_DEFAULT["bos"]:
+        warn(f"config.json of {folder} names the wrong begin and end tokens; tokenizer.model's are taken")
+        vocabulary.special |= {name: _SPM_DEFAULT[name] for name in ("bos", "eos")}
+
+
+def _read_extra(vocabulary: Vocabulary, left_out: dict[str, int], folder: Path, own: int) -> None:
+    """Take an adapter's names for rows from `own` on, and the padding and end tokens that the base lacks."""
+    settings = optional_json(folder / "tokenizer_config.json")
+    added = [*_from_added_tokens(folder), *_from_tokenizer_json(folder), *_from_decoder(settings)]
+    for token in {token.id: token for token in added if token.id >= own}.values():
+        if token.id >= len(vocabulary.tokens):
+            left_out[token.text] = token.id
+            continue
+        present = vocabulary.tokens[token.id]
+        if present == token.stored:
+            continue
+        if present != f"[PAD{token.id}]" or token.stored in vocabulary.tokens:
+            other = f"also names {present!r}" if token.stored not in vocabulary.tokens else "has elsewhere"
+            raise ModelError(
+                f"{folder} adds the token {token.text!r} ({token.id}), which this model {other}",
+                "merge adapters whose tokenizers were extended in the same way",
+            )
+        vocabulary.tokens[token.id], vocabulary.types[token.id] = token.stored, token.type
+        if vocabulary.scores is not None:
+            vocabulary.scores[token.id] = _ADDED_SCORE
+    named = named_tokens(settings)
+    for name in ("pad", "eos"):
+        if vocabulary.id_of(f"{name}_token") is None and (index := vocabulary.id_of(named.get(name, ""))) is not None:
+            vocabulary.special[name] = index
+
+
+def _from_added_tokens(folder: Path) -> Iterator[_Added]:
+    for text, index in optional_json(folder / "added_tokens.json").items():
+        yield _Added(text, _index(index), None)
+
+
+def _from_decoder(settings: Mapping[str, Any]) -> Iterator[_Added]:
+    for index, entry in (settings.get("added_tokens_decoder") or {}).items():
+        yield _Added(_text(entry), _index(index), bool(entry.get("special")))
+
+
+def _from_tokenizer_json(folder: Path) -> Iterator[_Added]:
+    for entry in optional_json(folder / "tokenizer.json").get("added_tokens") or []:
+        yield _Added(_text(entry), _index(entry["id"]), bool(entry.get("special")))
+
+
+def _text(entry: Mapping[str, Any]) -> str:
+    text = entry["content"]
+    if not isinstance(text, str):
+        raise ValueError(f"a token is {text!r}")
+    return text
+
+
+def _index(value: object) -> int:
+    """A token's id. Raises ValueError for what is none: a negative one would name a token from the end."""
+    index = int(value) if isinstance(value, str) else value
+    if not isinstance(index, int) or isinstance(index, bool) or index < 0:
+        raise ValueError(f"a token's id is {value!r}")
+    return index
 
 
 def _looks_special(token: str) -> bool:
@@ -144,7 +245,7 @@ def _too_many(folder: Path, count: int, rows: int) -> ModelError:
     )
 
 
-def _sentencepiece(folder: Path, settings: Mapping[str, Any], rows: int) -> Vocabulary:
+def _sentencepiece(folder: Path, settings: Mapping[str, Any], rows: int, left_out: dict[str, int]) -> Vocabulary:
     """tokenizer.model, then added_tokens.json, then tokenizer_config's added_tokens_decoder, each over the last."""
     path = folder / "tokenizer.model"
     model = spm.parse(path.read_bytes(), str(path))
@@ -152,28 +253,24 @@ def _sentencepiece(folder: Path, settings: Mapping[str, Any], rows: int) -> Voca
         raise ModelError(f"{path} is not of SentencePiece's BPE kind", "only LLaMA's kind of tokenizer is supported")
     if len(model.pieces) > rows:
         raise _too_many(folder, len(model.pieces), rows)
+    if model.remove_extra_spaces or model.normalizer not in ("", "identity"):
+        warn(f"{path} rewrites text before tokenizing it and llama.cpp does not: some texts give other tokens")
     tokens = [f"[PAD{index}]" for index in range(rows)]
-    scores, types = [-10000.0] * rows, [spm.UNUSED] * rows
+    scores, types = [_PAD_SCORE] * rows, [spm.UNUSED] * rows
     for index, piece in enumerate(model.pieces):
         tokens[index], scores[index] = piece.text, piece.score
         # The converter sees user-defined pieces as normal ones.
         types[index] = spm.NORMAL if piece.type == spm.USER_DEFINED else piece.type
-    decoder = settings.get("added_tokens_decoder") or {}
-    added: list[tuple[str, int, Mapping[str, Any] | None]]
-    added = [(text, int(index), None) for text, index in _optional(folder / "added_tokens.json").items()]
-    added += [(str(entry["content"]), int(index), entry) for index, entry in decoder.items()]
-    for text, index, entry in added:
-        if index >= rows:
-            warn(f"the added token {text!r} ({index}) is left out: the model has {rows:,} rows")
-            continue
-        control = entry is not None and (entry.get("special") is True or _looks_special(text))
-        tokens[index] = text if control or entry is None else text.replace("▁", " ")
-        types[index], scores[index] = spm.CONTROL if control else spm.USER_DEFINED, -1000.0
+    for added in (*_from_added_tokens(folder), *_from_decoder(settings)):
+        if added.id >= rows:
+            left_out[added.text] = added.id
+        else:
+            tokens[added.id], types[added.id], scores[added.id] = added.stored, added.type, _ADDED_SCORE
     # llama.cpp takes the prefix for granted; a model without one must say so.
     return Vocabulary("llama", "default", tokens, types, scores, add_space_prefix=None if model.space_prefix else False)
 
 
-def _byte_level(folder: Path, rows: int) -> Vocabulary:
+def _byte_level(folder: Path, settings: Mapping[str, Any], rows: int, left_out: dict[str, int]) -> Vocabulary:
     """tokenizer.json of the byte-level BPE kind."""
     path = folder / "tokenizer.json"
     data = read_json(path, "tokenizer.json")
@@ -194,17 +291,14 @@ def _byte_level(folder: Path, rows: int) -> Vocabulary:
     if normalizer:
         warn("this tokenizer composes accents (NFC) and llama.cpp does not: decomposed text gives other tokens")
     pre = pretokenizers.recognise(data.get("pre_tokenizer"), bool(model.get("ignore_merges")), str(path))
-    by_id: dict[int, tuple[str, int]] = {index: (text, spm.NORMAL) for text, index in model["vocab"].items()}
+    by_id = {_index(index): (str(text), spm.NORMAL) for text, index in model["vocab"].items()}
     if by_id and max(by_id) >= rows:
         raise _too_many(folder, max(by_id) + 1, rows)
-    for entry in data.get("added_tokens") or []:
-        text, index = entry["content"], entry["id"]
-        if index >= rows:
-            warn(f"the added token {text!r} ({index}) is left out: the model has {rows:,} rows")
-        elif entry.get("special") or _looks_special(text):
-            by_id[index] = (text, spm.CONTROL)
+    for added in {token.id: token for token in (*_from_decoder(settings), *_from_tokenizer_json(folder))}.values():
+        if added.id >= rows:
+            left_out[added.text] = added.id
         else:
-            by_id[index] = (text.replace("▁", " "), spm.USER_DEFINED)
+            by_id[added.id] = (added.stored, added.type)
     listed = [by_id.get(index, (f"[PAD{index}]", spm.UNUSED)) for index in range(rows)]
     merges = [merge if isinstance(merge, str) else _joined(merge) for merge in model.get("merges") or []]
     if not merges:
@@ -215,54 +309,3 @@ def _byte_level(folder: Path, rows: int) -> Vocabulary:
 def _joined(merge: Sequence[str]) -> str:
     """A merge of tokenizer.json's newer form, a pair; a space inside a part is written as Ġ, as bytes are."""
     return " ".join(part.replace(" ", "Ġ") for part in merge)
-
-
-def _read_special(vocabulary: Vocabulary, folder: Path, settings: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Ids and flags of the special tokens: tokenizer.json and tokenizer_config.json first, then config.json."""
-    data = _optional(folder / "tokenizer.json")
-    added = {entry.get("content"): entry.get("id") for entry in data.get("added_tokens") or []}
-    named = {name: _content(settings.get(f"{name}_token")) for name in _SPECIAL}
-    _read_post_processor(vocabulary, data.get("post_processor"), named)
-    for name in _SPECIAL:
-        flag = settings.get(f"add_{name}_token")
-        if isinstance(flag, bool):
-            vocabulary.add.setdefault(name, flag)
-        for index in (added.get(named[name]) if named[name] else None, config.get(f"{name}_token_id")):
-            if isinstance(index, int) and not isinstance(index, bool) and 0 <= index < len(vocabulary.tokens):
-                vocabulary.special.setdefault(name, index)
-
-
-def _content(token: object) -> str | None:
-    """A token's text where tokenizer_config gives it plainly or as an object."""
-    if isinstance(token, Mapping):
-        token = token.get("content")
-    return token if isinstance(token, str) else None
-
-
-def _read_post_processor(vocabulary: Vocabulary, processor: object, named: dict[str, str | None]) -> None:
-    """What tokenizer.json itself puts before and after a text; it has the last word over tokenizer_config."""
-    if not isinstance(processor, Mapping):
-        return
-    for step in processor.get("processors") or [processor]:
-        single = step.get("single") or []
-        if step.get("type") == "ByteLevel":
-            vocabulary.add.setdefault("bos", False)
-            vocabulary.add.setdefault("eos", False)
-        elif step.get("type") == "TemplateProcessing" and len(single) > 1:
-            for name, place in (("bos", single[0]), ("eos", single[-1])):
-                token = place.get("SpecialToken", {}).get("id")
-                if token:
-                    named[name] = named[name] or token
-                    vocabulary.add[name] = token == named[name]
-
-
-def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    """The model's own chat template: tokenizer_config.json's, else chat_template.jinja."""
-    template = settings.get("chat_template")
-    if isinstance(template, list):  # several by name, of which "default" is the one for chatting
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, Mapping)}
-        template = named.get("default")
-    if isinstance(template, str):
-        return template
-    path = folder / "chat_template.jinja"
-    return read_text(path, "chat template") if path.is_file() else None

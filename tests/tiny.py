@@ -119,6 +119,33 @@ def write_base(folder: Path, tokenizer: str = "spm", seed: int = 0, scale: float
     return folder
 
 
+def write_plain_base(folder: Path, vocabulary: int, **overrides: Any) -> Path:
+    """Write a base of one narrow layer in bfloat16, all weights zero but the norms', without a tokenizer."""
+    from convert.llama import Shape
+    from convert.safetensors import header_bytes
+
+    folder.mkdir(parents=True)
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "vocab_size": vocabulary,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        **overrides,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = Shape.from_config(config).tensors()
+    header = header_bytes([(tensor.name, tensor.shape, "BF16") for tensor in tensors], {})
+    one = b"\x80\x3f"  # in bfloat16
+    data = b"".join((one if "norm" in tensor.name else b"\0\0") * tensor.size for tensor in tensors)
+    (folder / "model.safetensors").write_bytes(header + data)
+    return folder
+
+
 def write_adapter(base: Path, folder: Path, seed: int = 1, rank: int = 4, **overrides: Any) -> Path:
     """Write a PEFT LoRA adapter with random, non-zero A and B on q, k, v and o of `base`."""
     import torch

@@ -96,7 +96,7 @@ BASES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda base: change_tensors(
             base / MODEL, lambda data: data.update({"model.SCB": data["model.norm.weight"] + 1})
         ),
-        "does not have: model.SCB",
+        "loaded in 8 bits (bitsandbytes)",
     ),
     "integers": (
         lambda base: change_tensors(base / MODEL, lambda data: data.update({"q": data["lm_head.weight"].int()})),

@@ -13,13 +13,13 @@ import sentencepiece
 from click.testing import CliRunner
 from exporting import export
 from gguf_facts import metadata
+from tiny import write_plain_base
 from tokenizers import Tokenizer
 
 from convert import cli
 from convert.adapter import parse_adapter
 from convert.gguf_out import GgufStream
 from convert.levels import LEVELS
-from convert.safetensors import header_bytes
 from stellar_local.errors import ModelError, StellarError, UsageError
 from stellar_local.prompts import load_template
 
@@ -91,7 +91,7 @@ def test_metadata(exported: dict[str, Path]) -> None:
 
 @pytest.mark.skipif(not (SHARED / "llama-spm/tokenizer.model").is_file(), reason="LLaMA's tokenizer is not at hand")
 def test_llamas_own_tokenizer_conforms(llama_tokens: Callable[..., list[list[int]]], tmp_path: Path) -> None:
-    base = plain_base(tmp_path / "base", 32000)
+    base = write_plain_base(tmp_path / "base", 32000)
     shutil.copyfile(SHARED / "llama-spm/tokenizer.model", base / "tokenizer.model")
     export(base, out=tmp_path, levels=[LEVELS["Q8_0"]], name="m")
     cases = (SHARED / "llama-spm/vocab.gguf.inp").read_bytes().decode("utf-8").split("\n__ggml_vocab_test__\n")
@@ -101,31 +101,8 @@ def test_llamas_own_tokenizer_conforms(llama_tokens: Callable[..., list[list[int
     assert llama_tokens(tmp_path / "m-Q8_0.gguf", cases) == expected[:47]
 
 
-def plain_base(folder: Path, vocabulary: int, **overrides: object) -> Path:
-    """A base of one narrow layer, all weights zero but well-formed, without a tokenizer."""
-    from convert.llama import Shape
-
-    folder.mkdir()
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 1,
-        "vocab_size": vocabulary,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        **overrides,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    tensors = Shape.from_config(config).tensors()
-    header = header_bytes([(tensor.name, tensor.shape, "BF16") for tensor in tensors], {})
-    (folder / "model.safetensors").write_bytes(header + bytes(sum(2 * tensor.size for tensor in tensors)))
-    return folder
-
-
 def test_added_tokens_and_padding(bases: Callable[[str], Path], tmp_path: Path) -> None:
-    base = plain_base(tmp_path / "base", 488)
+    base = write_plain_base(tmp_path / "base", 488)
     shutil.copyfile(bases("spm-gqa-64") / "tokenizer.model", base / "tokenizer.model")
     (base / "added_tokens.json").write_text(json.dumps({"<pad>": 480, "<far>": 488}))
     decoder = {"481": {"content": "<mark>▁x", "special": False}, "482": {"content": "<|end|>", "special": False}}
