@@ -30,8 +30,8 @@ from .checkpoint import Checkpoint
 from .gguf_out import GgufStream
 from .hf import WeightsWriter, stored_dtype, write_surroundings
 from .levels import Level, tensor_type
-from .llama import OUTPUT, ROPE_FREQS, Shape, Tensor, check_tensors, head_order
-from .merge import Merger
+from .llama import ROPE_FREQS, Shape, Tensor, check_tensors, head_order
+from .merge import Merger, blocks
 from .quantize import Quantizer
 from .space import check_space
 from .vocab import Vocabulary, read_vocabulary
@@ -46,6 +46,7 @@ class _Job:
     base: Checkpoint
     shape: Shape
     adapters: list[tuple[Adapter, float]]
+    merger: Merger
     vocabulary: Vocabulary
     template: Template | None
     name: str
@@ -126,8 +127,9 @@ def _prepare(base: Path, adapters: Sequence[tuple[Path, float]], template: str |
     check_tensors(shape, shapes, str(base))
     opened = [(Adapter.open(folder), weight) for folder, weight in adapters]
     for adapter, _ in opened:
-        parts = {tensor.name: checkpoint.source(tensor.name) for tensor in shape.tensors()}
-        adapter.check_fits(parts, tied_output=OUTPUT if shape.tied else None)
+        adapter.check_fits(checkpoint, shape)
+    merger = Merger(checkpoint, shape, opened)
+    shape = merger.shape
     vocabulary = read_vocabulary(base, checkpoint.config, shape.vocabulary)
     chosen = find_template(template, [folder for folder, _ in adapters])
     if chosen is not None:
@@ -135,7 +137,7 @@ def _prepare(base: Path, adapters: Sequence[tuple[Path, float]], template: str |
         vocabulary.chat_template = chosen.jinja()
         if chosen.add_bos is not None:
             vocabulary.add["bos"] = chosen.add_bos
-    return _Job(checkpoint, shape, opened, vocabulary, chosen, name)
+    return _Job(checkpoint, shape, opened, merger, vocabulary, chosen, name)
 
 
 def _model_name(name: str | None, folder: Path | None) -> str:
@@ -209,10 +211,9 @@ def _run(
     job: _Job, quantizer: Quantizer, streams: Sequence[GgufStream], weights: WeightsWriter | None, label: str
 ) -> None:
     """The pass over all tensors."""
-    merger = Merger(job.base, job.adapters)
     with progress(label, sum(tensor.size for tensor in job.tensors)) as bar:
         for tensor in job.tensors:
-            for rows in _blocks(job, merger, tensor):
+            for rows in _blocks(job, tensor):
                 if weights is not None and tensor.name:
                     weights.write(rows)
                 if streams:
@@ -225,12 +226,13 @@ def _run(
                 weights.end_tensor()
 
 
-def _blocks(job: _Job, merger: Merger, tensor: Tensor) -> Iterable[NDArray[np.float32]]:
+def _blocks(job: _Job, tensor: Tensor) -> Iterable[NDArray[np.float32]]:
     """A tensor's rows in the checkpoint's order; blocks of q and k hold whole heads."""
     if not tensor.name:
         factors = job.shape.rope_factors()
         return [] if factors is None else [factors.reshape(1, -1)]
-    return merger.blocks(tensor.name, tensor.rows, tensor.columns, job.shape.head_dim if tensor.heads else 1)
+    heads = job.shape.head_dim if tensor.heads and len(tensor.shape) > 1 else 1
+    return (job.merger.rows(tensor.name, *cut) for cut in blocks(tensor.rows, tensor.columns, heads))
 
 
 def _reordered(rows: NDArray[np.float32], tensor: Tensor, shape: Shape) -> NDArray[np.float32]:

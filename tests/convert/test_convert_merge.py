@@ -19,7 +19,7 @@ from convert.checkpoint import Checkpoint
 from convert.export import export
 from convert.levels import LEVELS
 from convert.llama import Shape, head_order
-from convert.merge import Merger
+from convert.merge import Merger, blocks
 from stellar_local.prompts import load_template
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
@@ -104,10 +104,11 @@ def test_the_cut_into_blocks_changes_nothing(
 def test_blocks_are_bounded(bases: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = Checkpoint.open(bases("spm-gqa-64"))
     monkeypatch.setattr("convert.merge.BLOCK", 64 * 100)
-    merger = Merger(checkpoint, [])
-    sizes = [rows.shape[0] for rows in merger.blocks("model.embed_tokens.weight", 480, 64)]
-    assert sizes == [100, 100, 100, 100, 80]
-    assert [rows.shape[0] for rows in merger.blocks("model.layers.0.self_attn.q_proj.weight", 64, 64, 16)] == [64]
+    merger = Merger(checkpoint, Shape.from_config(checkpoint.config), [])
+    cuts = list(blocks(480, 64))
+    assert [merger.rows("model.embed_tokens.weight", *cut).shape[0] for cut in cuts] == [100, 100, 100, 100, 80]
+    assert list(blocks(64, 64, 16)) == [(0, 64)]
+    assert [stop - start for start, stop in blocks(480, 64, 32)] == [96, 96, 96, 96, 96]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -184,6 +185,40 @@ def test_llama_cpp_computes_what_transformers_does(
     model.close()
     # llama.cpp's CPU code keeps keys and values in half precision.
     assert np.abs(got - expected).max() < 0.01 * np.abs(expected).max()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"use_dora": True, "target_modules": [*ALL, "embed_tokens"]},
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"bias": "all", "lora_bias": True, "trainable_token_indices": [5, 9]},
+        {"modules_to_save": ["embed_tokens", "norm"], "resize": 600},
+    ],
+    ids=str,
+)
+def test_llama_cpp_computes_what_was_trained(
+    fields: dict, bases: Callable[[str], Path], silence: None, tmp_path: Path
+) -> None:
+    """A base that shares its output with its embeddings, against the model as it was trained, unmerged."""
+    from llama_cpp import Llama
+
+    base = bases("bpe-gqa4-256-tied-biased")
+    lora = write_adapter(base, tmp_path / "lora", **fields)
+    export(base, [(lora, 1.0)], tmp_path, [LEVELS["F32"]], name="m")
+    original = AutoModelForCausalLM.from_pretrained(base)
+    if "resize" in fields:
+        original.resize_token_embeddings(fields["resize"])
+    ids = [1, 300, 301, 305, 17, 99, 250, 411, 412, 5, 9, 79]
+    with torch.no_grad():
+        trained = PeftModel.from_pretrained(original, lora).eval()(torch.tensor([ids])).logits[0].numpy()
+    model = Llama(str(tmp_path / "m-F32.gguf"), n_ctx=64, logits_all=True, verbose=False, n_gpu_layers=0)
+    model.eval(ids)
+    got = np.array(model.scores[: len(ids)])
+    model.close()
+    assert got.shape == trained.shape
+    assert np.abs(got - trained).max() < 0.01 * np.abs(trained).max()
 
 
 def test_the_merged_folder_prompts_as_the_template(bases: Callable[[str], Path], adapter: Path, tmp_path: Path) -> None:
