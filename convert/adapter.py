@@ -1,17 +1,16 @@
-"""A plain PEFT LoRA adapter: read, and refused by name where anything in it is not understood.
+"""A PEFT LoRA adapter, opened and checked: what it does to which tensor of a base, or why it cannot be merged.
 
-Silence would be worse than a refusal: a part that is skipped gives a model that looks right and answers wrong.
-Source: peft 0.21's LoraConfig and save format. Knows adapters and a base's tensor shapes; knows nothing of GGUF.
+Understood: rank and alpha per module, rsLoRA, DoRA, LoRA on embeddings and output, modules trained whole, resized
+embeddings, trained tokens, trained biases, lora_bias. Everything else is refused by name. Source: peft 0.21.
+Knows adapters and a base's tensors; does no merging, and knows nothing of GGUF.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,62 +18,22 @@ from numpy.typing import NDArray
 from stellar_local.errors import ModelError, UsageError
 from stellar_local.files import require_folder
 
-from .checkpoint import RowSource, load_bin, read_json
-from .safetensors import read_table
+from .adapter_config import CONFIG, MERGE_WITH_PEFT, AdapterConfig
+from .adapter_keys import Found, sort_tensors
+from .checkpoint import Checkpoint, load_bin
+from .compare import is_finite, is_zero, same_rows
+from .llama import EMBEDDING, OUTPUT, Shape
+from .safetensors import RowSource, read_table
+from .trained_on import check_trained_on
 
-CONFIG, WEIGHTS, WEIGHTS_BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-
-# Fields that change nothing about a finished adapter's arithmetic, or that we read ourselves.
-_HARMLESS = (
-    *(
-        "peft_type",
-        "task_type",
-        "auto_mapping",
-        "base_model_name_or_path",
-        "revision",
-        "inference_mode",
-        "peft_version",
-    ),
-    *(
-        "r",
-        "lora_alpha",
-        "lora_dropout",
-        "target_modules",
-        "exclude_modules",
-        "use_rslora",
-        "init_lora_weights",
-        "bias",
-    ),
-    *("layers_to_transform", "layers_pattern", "megatron_core", "qalora_group_size", "runtime_config", "eva_config"),
-    *("low_cpu_mem_usage", "ephemeral_gpu_offload"),
-)
-_REASONS = {
-    "use_dora": "is a DoRA adapter",
-    "fan_in_fan_out": "stores its weights transposed (fan_in_fan_out)",
-    "modules_to_save": "trained whole modules beside LoRA (modules_to_save)",
-    "rank_pattern": "has a rank of its own for some modules (rank_pattern)",
-    "alpha_pattern": "has an alpha of its own for some modules (alpha_pattern)",
-    "trainable_token_indices": "trained new tokens (trainable_token_indices)",
-    "layer_replication": "repeats layers of the base (layer_replication)",
-    "target_parameters": "targets parameters, not modules (target_parameters)",
-    "lora_bias": "trained biases (lora_bias)",
-}
-_PLAIN_INITS = (True, False, "gaussian", "orthogonal", "eva")  # the others change the base's own weights
-_NAME = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<half>[AB])(?:\.default)?\.weight")
-_KEYS = (
-    ("lora_magnitude_vector", "is a DoRA adapter"),
-    ("lora_embedding_", "trained the embeddings with LoRA"),
-    ("trainable_tokens", "trained new tokens"),
-    (".bias", "trained biases"),
-    ("lora_", "has a kind of LoRA weight that is not known here"),
-)
-_COPY = re.compile(r"base_model\.model\.(?P<module>.+)\.base_layer\.weight")  # saved beside LoRA on lm_head, unchanged
-_PEFT_HINT = "merge it with PEFT's merge_and_unload, and convert the merged folder"
+WEIGHTS, WEIGHTS_BIN = "adapter_model.safetensors", "adapter_model.bin"
+_OTHER_BASE = "give the base that it was trained on"
+_INCOMPLETE = "the adapter is incomplete; save it again"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One module's A (float32 [rank, in]) and B ([out, rank]), read when needed, and the factor of B·A."""
+    """A (float32 [rank, columns]) and B ([rows, rank]), read when needed; scale·B·A has the tensor's shape."""
 
     a: RowSource
     b: RowSource
@@ -82,15 +41,49 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class TokenRows:
+    """Rows of an embedding that were trained alone: `rows` [n, columns] are the new rows `indices`."""
+
+    indices: tuple[int, ...]
+    rows: RowSource
+
+
+@dataclass(frozen=True)
+class BiasChange:
+    """What lora_bias adds to a bias: scale·added, `added` [rows]."""
+
+    added: RowSource
+    scale: float
+
+
+@dataclass(frozen=True)
 class Adapter:
-    """An opened adapter. `pairs` maps the base's tensor names to what is added to them, `copies` to copies of them."""
+    """An opened adapter; every mapping goes by the base's tensor names.
+
+    `pairs`: LoRA. `magnitudes`: DoRA's m, [rows] of a linear layer, [columns] of the embeddings. `replaced`: whole
+    tensors (modules_to_save, resized embeddings, trained biases). `token_rows`: trained tokens. `bias_changes`:
+    lora_bias. `copies`: the base's own tensors, saved beside their changes; they may have rows for added tokens.
+    """
 
     folder: Path
-    rank: int
-    alpha: float
-    pairs: Mapping[str, Pair]
-    copies: Mapping[str, RowSource]
     weights: Path
+    config: AdapterConfig
+    pairs: Mapping[str, Pair]
+    magnitudes: Mapping[str, RowSource]
+    replaced: Mapping[str, RowSource]
+    token_rows: Mapping[str, TokenRows]
+    bias_changes: Mapping[str, BiasChange]
+    copies: Mapping[str, RowSource]
+
+    @property
+    def rank(self) -> int:
+        """The rank of the modules that have none of their own."""
+        return self.config.rank
+
+    @property
+    def alpha(self) -> float:
+        """The lora_alpha of the modules that have none of their own."""
+        return self.config.alpha
 
     @classmethod
     def open(cls, folder: Path) -> Adapter:
@@ -100,48 +93,160 @@ class Adapter:
             if (folder / "config.json").is_file():
                 raise ModelError(f"{folder} is a whole model, not an adapter", "give it with --base")
             raise ModelError(f"{folder} holds no {CONFIG}", "give the folder that training wrote")
-        config = read_json(folder / CONFIG, CONFIG)
-        _check_config(folder, config)
+        config = AdapterConfig.read(folder)
         weights = folder / WEIGHTS
         if not weights.is_file():
             weights = folder / WEIGHTS_BIN
         if not weights.is_file():
             raise ModelError(f"{folder} holds no {WEIGHTS}", "training may have been cut short; train again")
         tensors: Mapping[str, RowSource] = read_table(weights) if weights.name == WEIGHTS else load_bin(weights)
-        rank, alpha = config["r"], float(config["lora_alpha"])
-        scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-        copies = {f"{found['module']}.weight": tensors[name] for name in tensors if (found := _COPY.fullmatch(name))}
-        pairs = _pair(folder, {name: tensors[name] for name in tensors if not _COPY.fullmatch(name)}, rank, scale)
-        _check_values(folder, pairs)
-        return cls(folder, rank, alpha, pairs, copies, weights)
-
-    def check_fits(self, base: Mapping[str, RowSource], tied_output: str | None = None) -> None:
-        """Raise ModelError unless every pair fits the base's tensor of its name, and every copy equals it.
-
-        `tied_output` names an output tensor that the base shares with its embeddings, and so cannot change alone.
-        """
-        for name, pair in self.pairs.items():
-            if name == tied_output:
+        found = sort_tensors(folder, tensors, EMBEDDING)
+        if not (found.halves or found.replaced or found.tokens):
+            raise ModelError(
+                f"{folder} is empty: it changes no weight",
+                "alpaca-lora with a newer PEFT saves such adapters; train with stellar train, or with save_pretrained",
+            )
+        for name, tensor in tensors.items():
+            if not is_finite(tensor):
                 raise ModelError(
-                    f"{self.folder} changes {name}, which this base shares with its embeddings", "train without lm_head"
+                    f"{folder} holds NaN or infinite values ({name})", "its training diverged; train again"
                 )
-            if name not in base:
+        made = cls(
+            folder,
+            weights,
+            config,
+            _pairs(folder, found, config),
+            found.magnitudes,
+            found.replaced,
+            _token_rows(folder, found, config),
+            {name: BiasChange(added, config.scale_of(_module(name))) for name, added in found.bias_changes.items()},
+            found.copies,
+        )
+        made._check_whole()
+        return made
+
+    def check_fits(self, base: Checkpoint, shape: Shape) -> None:
+        """Raise ModelError unless every part fits `base`, and all evidence says that it was trained on it.
+
+        Only names that differ are a warning. Also raises for parts that its configuration promises and that are
+        missing, and for an adapter that changes nothing.
+        """
+        tensors = {tensor.name: base.source(tensor.name) for tensor in shape.tensors()}
+        tensors.setdefault(OUTPUT, tensors[EMBEDDING])
+        self._check_shapes({name: source.shape for name, source in tensors.items()})
+        check_trained_on(self.folder, self.config.base, base)
+        for name, copy in self.copies.items():
+            if not same_rows(copy, tensors[name]):
+                raise ModelError(
+                    f"{self.folder} brings a {name} of its own, which is not the base's",
+                    f"it was trained on another base, or changed this one first; {_OTHER_BASE}, or {MERGE_WITH_PEFT}",
+                )
+        self._check_promises(tensors, shape.tied)
+        if not any(True for _ in self._changes(tensors)):
+            raise ModelError(
+                f"{self.folder} changes nothing: every lora_B is zero", "it was saved before its training began"
+            )
+
+    def rows_of(self, name: str, held: int) -> int:
+        """How many rows a tensor of the base, which has `held`, has after this adapter: more for added tokens."""
+        source = self.replaced.get(name) or self.copies.get(name)
+        return source.shape[0] if source is not None else held
+
+    def _check_whole(self) -> None:
+        """Raise ModelError where tensors and configuration contradict each other."""
+        lost = set(self.pairs) ^ set(self.magnitudes) if self.config.dora or self.magnitudes else set()
+        if lost:
+            raise ModelError(
+                f"{self.folder} has LoRA without DoRA's magnitude, or the reverse, on {_module(min(lost))}", _INCOMPLETE
+            )
+        if self.magnitudes and not self.config.dora:
+            raise ModelError(f"{self.folder} holds DoRA's magnitudes, but {CONFIG} does not say use_dora", _INCOMPLETE)
+        if self.config.targets and not self.pairs:
+            raise ModelError(
+                f"{self.folder} is empty of LoRA, though {CONFIG} names modules for it",
+                "save it again with PEFT's save_pretrained",
+            )
+        strays = [name for name in self.bias_changes if f"{_module(name)}.weight" not in self.pairs]
+        if odd := [*strays, *(set(self.token_rows) & {*self.pairs, *self.replaced})]:
+            raise ModelError(f"{self.folder} changes {odd[0]} in ways that do not go together", MERGE_WITH_PEFT)
+
+    def _check_shapes(self, held: Mapping[str, tuple[int, ...]]) -> None:
+        parts = (self.pairs, self.magnitudes, self.replaced, self.token_rows, self.bias_changes, self.copies)
+        for name in sorted({name for part in parts for name in part}):
+            if name not in held:
+                if name.endswith(".bias") and f"{_module(name)}.weight" in held:
+                    raise ModelError(
+                        f"{self.folder} trained {name}, but this base has no biases",
+                        "such an adapter can be merged into a base with biases only, by PEFT too",
+                    )
                 raise ModelError(
                     f"{self.folder} changes {name}, which the base does not have", "it was trained on another base"
                 )
-            change = (pair.b.shape[0], pair.a.shape[1])
-            if change != base[name].shape:
+            rows = self.rows_of(name, held[name][0])
+            expected = (rows, *held[name][1:])
+            grows = name in (EMBEDDING, OUTPUT) and rows >= held[name][0]
+            for found, wanted in self._shapes(name, expected):
+                if found != wanted or (rows != held[name][0] and not grows):
+                    raise ModelError(
+                        f"{self.folder} was made for another base: it changes {name} as {list(found)}, "
+                        f"which is {list(held[name] if found == wanted else wanted)} here",
+                        _OTHER_BASE,
+                    )
+            tokens = self.token_rows.get(name)
+            if tokens and max(tokens.indices) >= rows:
                 raise ModelError(
-                    f"{self.folder} was made for another base: it changes {name} as {list(change)}, "
-                    f"which is {list(base[name].shape)} here",
-                    "give the base that it was trained on",
+                    f"{self.folder} trained token {max(tokens.indices)}, but the base has {rows} of them",
+                    "give the base with the tokens added to it",
                 )
-        for name, copy in self.copies.items():
-            if name not in base or copy.shape != base[name].shape or not _same(copy, base[name]):
-                raise ModelError(
-                    f"{self.folder} brings a {name} of its own, which is not the base's",
-                    "the base's vocabulary was changed for training; " + _PEFT_HINT,
-                )
+
+    def _shapes(self, name: str, expected: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Each part's shape on a tensor, and what it must be for a tensor of the shape `expected`."""
+        for source in (self.replaced.get(name), self.copies.get(name)):
+            if source is not None:
+                yield source.shape, expected
+        if pair := self.pairs.get(name):
+            yield (pair.b.shape[0], pair.a.shape[1]), expected
+        if name in self.magnitudes:
+            yield self.magnitudes[name].shape, (expected[1] if name == EMBEDDING else expected[0],)
+        if tokens := self.token_rows.get(name):
+            yield tokens.rows.shape, (len(tokens.indices), expected[1])
+        if name in self.bias_changes:
+            yield self.bias_changes[name].added.shape, expected
+
+    def _check_promises(self, tensors: Mapping[str, RowSource], tied: bool) -> None:
+        """Raise ModelError if a module of the base that the configuration names has no tensors in the adapter."""
+        for name, source in tensors.items():
+            module, missing = _module(name), ""
+            if not name.endswith(".weight"):
+                continue
+            if self.config.saves(module) and name not in self.replaced:
+                missing = "modules_to_save"
+            elif len(source.shape) == 2 and self.config.is_target(module):
+                missing = "" if name in self.pairs or name in self.replaced else "target_modules"
+            elif (self.config.tokens_of(module) is None) == (name in self.token_rows):
+                shared = tied and name == OUTPUT and EMBEDDING in self.token_rows
+                missing = "" if shared else "trainable_token_indices"
+            if missing:
+                raise ModelError(f"{self.folder} and its {missing} do not agree about {module}", _INCOMPLETE)
+
+    def _changes(self, tensors: Mapping[str, RowSource]) -> Iterator[str]:
+        """The tensors that the adapter changes, compared with the base only where that is needed to know."""
+        for name, pair in self.pairs.items():
+            if not (is_zero(pair.b) or is_zero(pair.a)):
+                yield name
+        for name, bias in self.bias_changes.items():
+            if not is_zero(bias.added):
+                yield name
+        for name, source in self.replaced.items():
+            if source.shape != tensors[name].shape or not same_rows(source, tensors[name]):
+                yield name
+        for name, tokens in self.token_rows.items():
+            rows, held = whole(tokens.rows), tensors[name]
+            if any(
+                index >= held.shape[0] or not np.array_equal(row, held.read(index, index + 1)[0])
+                for index, row in zip(tokens.indices, rows, strict=True)
+            ):
+                yield name
 
 
 def parse_adapter(text: str) -> tuple[Path, float]:
@@ -158,79 +263,43 @@ def parse_adapter(text: str) -> tuple[Path, float]:
     return Path(head), weight
 
 
-def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise ModelError(f"{folder} is a {kind or 'nameless'} adapter; only LoRA adapters can be merged", _PEFT_HINT)
-    for key in ("r", "lora_alpha"):
-        value = config.get(key)
-        kinds = int if key == "r" else (int, float)
-        if not isinstance(value, kinds) or isinstance(value, bool) or not value > 0:
-            raise ModelError(f"{folder}/{CONFIG} has no usable {key}: {value!r}", "compare it with another adapter's")
-    for key, value in config.items():
-        if key not in _HARMLESS and value:
-            raise ModelError(f"{folder} {_REASONS.get(key, f'uses {key}, which is not known here')}", _PEFT_HINT)
-    if config.get("bias", "none") != "none":
-        raise ModelError(f"{folder} trained biases (bias: {config['bias']})", _PEFT_HINT)
-    start = config.get("init_lora_weights", True)
-    if start not in _PLAIN_INITS:
-        raise ModelError(
-            f"{folder} was started with {start}, which changes the base itself", "save it as a plain LoRA with PEFT"
-        )
-
-
-def _pair(folder: Path, tensors: Mapping[str, RowSource], rank: int, scale: float) -> dict[str, Pair]:
-    """Match the halves A and B by module. Raises ModelError for anything that is not one."""
-    halves: dict[str, dict[str, RowSource]] = {}
-    for name, tensor in tensors.items():
-        found = _NAME.fullmatch(name)
-        if not found:
-            reason = next((text for part, text in _KEYS if part in name), "holds a whole module beside LoRA")
-            raise ModelError(f"{folder} {reason} ({name})", _PEFT_HINT)
-        halves.setdefault(found["module"], {})[found["half"]] = tensor
-    if not halves:
-        raise ModelError(
-            f"{folder} is empty: it changes no weight",
-            "alpaca-lora with a newer PEFT saves such adapters; train with stellar train, or save with save_pretrained",
-        )
+def _pairs(folder: Path, found: Found, config: AdapterConfig) -> dict[str, Pair]:
+    """Match the halves A and B. Raises ModelError for a missing half and for another rank than the configuration's."""
     pairs = {}
-    for module, half in halves.items():
-        if missing := {"A", "B"} - set(half):
-            raise ModelError(
-                f"{folder} lacks lora_{missing.pop()} of {module}", "the adapter is incomplete; save it again"
-            )
-        a, b = half["A"], half["B"]
+    for name, half in found.halves.items():
+        module = _module(name)
+        if len(half) < 2:
+            (present,) = half  # of embeddings, the stored halves change places
+            missing = f"lora_embedding_{present}" if name == EMBEDDING else f"lora_{'B' if present == 'A' else 'A'}"
+            raise ModelError(f"{folder} lacks {missing} of {module}", _INCOMPLETE)
+        a, b, rank = half["A"], half["B"], config.rank_of(module)
         if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != rank or b.shape[1] != rank:
             raise ModelError(
                 f"{folder}: {module} has A {list(a.shape)} and B {list(b.shape)}, which is not rank {rank}",
                 f"{CONFIG} belongs to another adapter",
             )
-        pairs[f"{module}.weight"] = Pair(a, b, scale)
+        pairs[name] = Pair(a, b, config.scale_of(module))
     return pairs
 
 
-def _check_values(folder: Path, pairs: Mapping[str, Pair]) -> None:
-    """Raise ModelError if a number is not finite, or if no B differs from zero, as before the first step."""
-    changes = False
-    for name, pair in pairs.items():
-        for half in (pair.a, pair.b):
-            values = half.read(0, half.shape[0])
-            if not np.isfinite(values).all():
-                raise ModelError(
-                    f"{folder} holds NaN or infinite values ({name})", "its training diverged; train again"
-                )
-        changes = changes or bool(values.any())
-    if not changes:
-        raise ModelError(f"{folder} changes nothing: every lora_B is zero", "it was saved before its training began")
+def _token_rows(folder: Path, found: Found, config: AdapterConfig) -> dict[str, TokenRows]:
+    """Give trained rows their indices, which only the configuration has. Raises ModelError where it lacks them."""
+    out = {}
+    for name, rows in found.tokens.items():
+        indices = config.tokens_of(_module(name))
+        if indices is None and name == OUTPUT:  # shares what was trained on the embeddings, see parts.py
+            indices = config.tokens_of(_module(EMBEDDING))
+        if indices is None:
+            raise ModelError(
+                f"{folder} trained tokens of {_module(name)}, but {CONFIG} does not say which", _INCOMPLETE
+            )
+        out[name] = TokenRows(indices, rows)
+    return out
 
 
-def _same(one: RowSource, other: RowSource) -> bool:
-    """Whether two tensors of one shape hold the same values, compared a few rows at a time."""
-    step = 4096
-    return all(
-        np.array_equal(one.read(start, start + step), other.read(start, start + step))
-        for start in range(0, one.shape[0], step)
-    )
+def _module(name: str) -> str:
+    """The module that a tensor belongs to."""
+    return name.rpartition(".")[0]
 
 
 def whole(source: RowSource) -> NDArray[np.float32]:

@@ -24,8 +24,7 @@ from stellar_local.files import read_text, require_file, require_folder
 from .delta import SummedTensor, add_base, check_whole
 from .leftovers import check_leftover, is_constant
 from .llama import EMBEDDING, OUTPUT
-from .safetensors import RowSource as RowSource  # adapters take it from here
-from .safetensors import StoredTensor, read_table, require_float, same_values
+from .safetensors import RowSource, StoredTensor, read_table, require_float, same_values
 
 SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
 

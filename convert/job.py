@@ -21,7 +21,7 @@ from .checkpoint import Checkpoint
 from .fingerprint import fingerprint
 from .imatrix import Importance, read_imatrix
 from .levels import Level, check_importance
-from .llama import OUTPUT, ROPE_FREQS, Shape, Tensor, check_tensors
+from .llama import ROPE_FREQS, Shape, Tensor, check_tensors
 from .merge import Merger
 from .vocab import Vocabulary, read_vocabulary
 
@@ -100,8 +100,7 @@ def prepare(order: Order) -> Job:
     check_tensors(shape, shapes, str(order.base))
     opened = [(Adapter.open(folder), weight) for folder, weight in order.adapters]
     for adapter, _ in opened:
-        parts = {tensor.name: checkpoint.source(tensor.name) for tensor in shape.tensors()}
-        adapter.check_fits(parts, tied_output=OUTPUT if shape.tied else None)
+        adapter.check_fits(checkpoint, shape)
     merger = Merger(checkpoint, shape, opened)
     folders = [folder for folder, _ in order.adapters]
     vocabulary = read_vocabulary(order.base, checkpoint.config, merger.shape.vocabulary, folders)

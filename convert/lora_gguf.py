@@ -118,11 +118,13 @@ def write_lora_gguf(
 def _check_applicable(adapter: Adapter, shape: Shape) -> None:
     """Raise ModelError for parts that llama.cpp would skip, refuse, or stop the process over."""
     for part, reason in _REASONS.items():
-        found: Mapping[str, Any] = getattr(adapter, part, {})
+        found: Mapping[str, Any] = getattr(adapter, part)
         if found:
             raise ModelError(
                 f"{adapter.folder} {reason} ({next(iter(found))}), which llama.cpp cannot apply at run time", _MERGE
             )
+    if grown := next((name for name, copy in adapter.copies.items() if copy.shape[0] > shape.vocabulary), None):
+        raise ModelError(f"{adapter.folder} adds tokens ({grown}), which llama.cpp cannot apply at run time", _MERGE)
     if shape.tied and (shared := next((name for name in (EMBEDDING, OUTPUT) if name in adapter.pairs), None)):
         # llama.cpp would take the embeddings' pair for the output too, and abort on its shape.
         raise ModelError(

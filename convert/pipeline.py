@@ -20,11 +20,8 @@ from stellar_local.native import ggml
 from stellar_local.native.ggml import GgmlType
 
 from .llama import ROPE_FREQS, Shape, Tensor, head_order
-from .merge import Merger
+from .merge import Merger, pieces
 from .safetensors import from_float32
-
-# Weights per piece. The cut is the same whatever the number of threads, so that the merged numbers are too.
-PIECE = 1 << 20
 
 Form = GgmlType | str  # a GGUF's type, or the dtype of a checkpoint ("BF16" …)
 
@@ -62,10 +59,7 @@ class _Piece:
 
 def cut(tensor: Tensor, head_dim: int) -> Iterator[tuple[int, int]]:
     """Ranges of a tensor's rows of about PIECE weights each; those of q and k hold whole heads."""
-    multiple = head_dim if tensor.heads and len(tensor.shape) > 1 else 1
-    step = max(1, PIECE // (tensor.columns * multiple)) * multiple
-    for start in range(0, tensor.rows, step):
-        yield start, min(start + step, tensor.rows)
+    return pieces(tensor.rows, tensor.columns, head_dim if tensor.heads and len(tensor.shape) > 1 else 1)
 
 
 def run(

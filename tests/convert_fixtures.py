@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import llama_cpp
+import llama_source
 import pytest
 from gguf_facts import KINDS
 from tiny import write_adapter, write_base
@@ -73,3 +74,11 @@ def llama_tokens(silence: None) -> Callable[..., list[list[int]]]:
         return out
 
     return run
+
+
+@pytest.fixture(scope="session")
+def llama_cpp_source(request: pytest.FixtureRequest) -> Path:
+    """llama.cpp's Python converters; skips, saying why, where they cannot be had."""
+    cache = request.config.cache
+    assert cache is not None
+    return llama_source.find(cache.mkdir("llama_source"))

@@ -146,20 +146,27 @@ def write_plain_base(folder: Path, vocabulary: int, **overrides: Any) -> Path:
     return folder
 
 
-def write_adapter(base: Path, folder: Path, seed: int = 1, rank: int = 4, **overrides: Any) -> Path:
-    """Write a PEFT LoRA adapter with random, non-zero A and B on q, k, v and o of `base`."""
+def write_adapter(
+    base: Path, folder: Path, seed: int = 1, rank: int = 4, resize: int | None = None, **overrides: Any
+) -> Path:
+    """Write a PEFT LoRA adapter of `base`, as if trained: all that is trainable moves at random, save a random A.
+
+    It is on q, k, v and o unless `overrides`, LoraConfig's fields, say otherwise. `resize` gives the base that many
+    tokens first.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     fields: dict[str, Any] = {"r": rank, "lora_alpha": 8, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
     torch.manual_seed(seed)
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base), LoraConfig(task_type="CAUSAL_LM", **{**fields, **overrides})
-    )
+    model = AutoModelForCausalLM.from_pretrained(base)
+    if resize is not None:
+        model.resize_token_embeddings(resize)
+    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **{**fields, **overrides}))
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.1)
+            if weight.requires_grad and not (".lora_A" in name and weight.any()):
+                weight.add_(torch.randn_like(weight), alpha=0.1)
     model.save_pretrained(folder)
     return folder

@@ -197,21 +197,14 @@ CASES: dict[str, Case] = {
 }
 
 
-@pytest.fixture(scope="module")
-def source(request: pytest.FixtureRequest) -> Path:
-    """llama.cpp's Python files."""
-    assert request.config.cache
-    return llama_source.find(request.config.cache.mkdir("llama_source"))
-
-
 def whole_metadata(path: Path) -> dict[str, Any]:
     """As gguf_facts.metadata, by our own reader: gguf's takes nine seconds for 128,256 tokens."""
     return read_header(path, whole=True).metadata
 
 
-def real_vocabulary(source: Path, name: str, folder: Path) -> Path:
+def real_vocabulary(llama_cpp_source: Path, name: str, folder: Path) -> Path:
     """A base of one narrow layer with LLaMA 2's or LLaMA 3's own vocabulary, rebuilt from llama.cpp's test files."""
-    fields = whole_metadata(source / f"models/ggml-vocab-{name}.gguf")
+    fields = whole_metadata(llama_cpp_source / f"models/ggml-vocab-{name}.gguf")
     ids = {kind: fields[f"tokenizer.ggml.{kind}_token_id"] for kind in ("bos", "eos")}
     base = write_plain_base(
         folder, len(fields["tokenizer.ggml.tokens"]), **{f"{k}_token_id": v for k, v in ids.items()}
@@ -221,7 +214,7 @@ def real_vocabulary(source: Path, name: str, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def made(llama_cpp_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a base of every case, and beside each what the converter makes of it, at four types."""
     root = tmp_path_factory.mktemp("converter")
     jobs = []
@@ -236,9 +229,9 @@ def made(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
             pre = "llama-bpe" if tokenizer == "bpe" else None
             jobs.append({"folder": base, "out": out, "type": kind.lower(), "name": "star", "pre": pre})
     for name in VOCABULARIES:  # here the converter's own look-up of the pre-tokenizer decides
-        base = real_vocabulary(source, name, root / "bases" / name)
+        base = real_vocabulary(llama_cpp_source, name, root / "bases" / name)
         jobs.append({"folder": base, "out": root / f"{name}-F16.gguf", "type": "f16", "name": "star", "pre": None})
-    llama_source.convert(source, root, jobs)
+    llama_source.convert(llama_cpp_source, root, jobs)
     yield root
     shutil.rmtree(root)
 
@@ -265,17 +258,18 @@ def test_files_are_the_converters(name: str, made: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", VOCABULARIES)
 def test_real_vocabularies_conform(
-    name: str, made: Path, source: Path, tmp_path: Path, llama_tokens: Callable[..., list[list[int]]]
+    name: str, made: Path, llama_cpp_source: Path, tmp_path: Path, llama_tokens: Callable[..., list[list[int]]]
 ) -> None:
     """32,000 and 128,256 tokens: equal to the converter's, to the original's, and all of llama.cpp's cases right."""
     export(made / "bases" / name, out=tmp_path, levels=[LEVELS["F16"]], name="star")
     found, original = (
-        whole_metadata(path) for path in (tmp_path / "star-F16.gguf", source / f"models/ggml-vocab-{name}.gguf")
+        whole_metadata(path)
+        for path in (tmp_path / "star-F16.gguf", llama_cpp_source / f"models/ggml-vocab-{name}.gguf")
     )
     compare(whole_metadata(made / f"{name}-F16.gguf"), found, {})
     for key in ("model", "pre", "tokens", "token_type", "scores", "merges", "bos_token_id", "eos_token_id"):
         assert found.get(f"tokenizer.ggml.{key}") == original.get(f"tokenizer.ggml.{key}"), key
-    files = source / "models"
+    files = llama_cpp_source / "models"
     texts = (files / f"ggml-vocab-{name}.gguf.inp").read_bytes().decode("utf-8").split("\n__ggml_vocab_test__\n")
     lines = (files / f"ggml-vocab-{name}.gguf.out").read_text().split("\n")[: len(texts)]
     assert len(texts) == 47

@@ -219,6 +219,15 @@ def test_byte_level_tokenizers(case: str, bases: Callable[[str], Path], tmp_path
 
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 FIRST = "base_model.model.model.layers.0.self_attn.q_proj"
+EMBED = "base_model.model.model.embed_tokens"
+
+
+def add(data: dict, name: str, *shape: int) -> None:
+    """Add a tensor of ones."""
+    import torch
+
+    data[name] = torch.ones(shape)
+
 
 ADAPTERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (shutil.rmtree, "adapter not found"),
@@ -228,12 +237,64 @@ ADAPTERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "another kind": (lambda lora: edit(lora / ADAPTER_CONFIG, peft_type="IA3"), "is a IA3 adapter"),
     "no rank": (lambda lora: edit(lora / ADAPTER_CONFIG, r=None), "no usable r"),
     "another rank": (lambda lora: edit(lora / ADAPTER_CONFIG, r=8), "which is not rank 8"),
-    "DoRA": (lambda lora: edit(lora / ADAPTER_CONFIG, use_dora=True), "is a DoRA adapter"),
-    "transposed": (lambda lora: edit(lora / ADAPTER_CONFIG, fan_in_fan_out=True), "fan_in_fan_out"),
-    "whole modules": (lambda lora: edit(lora / ADAPTER_CONFIG, modules_to_save=["lm_head"]), "modules_to_save"),
-    "biases": (lambda lora: edit(lora / ADAPTER_CONFIG, bias="all"), "bias: all"),
-    "ranks of their own": (lambda lora: edit(lora / ADAPTER_CONFIG, rank_pattern={"q_proj": 2}), "rank_pattern"),
-    "PiSSA": (lambda lora: edit(lora / ADAPTER_CONFIG, init_lora_weights="pissa"), "started with pissa"),
+    "DoRA without magnitudes": (lambda lora: edit(lora / ADAPTER_CONFIG, use_dora=True), "without DoRA's magnitude"),
+    "lost modules": (
+        lambda lora: edit(lora / ADAPTER_CONFIG, modules_to_save=["lm_head"]),
+        "its modules_to_save do not agree about lm_head",
+    ),
+    "lost tokens": (
+        lambda lora: edit(lora / ADAPTER_CONFIG, trainable_token_indices=[3]),
+        "its trainable_token_indices do not agree about model.embed_tokens",
+    ),
+    "a lost module": (
+        lambda lora: change_tensors(
+            lora / ADAPTER, lambda data: [data.pop(name) for name in list(data) if name.startswith(FIRST)]
+        ),
+        "its target_modules do not agree about model.layers.0.self_attn.q_proj",
+    ),
+    "an odd bias": (lambda lora: edit(lora / ADAPTER_CONFIG, bias="some"), "unknown kind of bias: 'some'"),
+    "ranks of their own": (
+        lambda lora: edit(lora / ADAPTER_CONFIG, rank_pattern={"q_proj": 2}),
+        "q_proj has A [4, 64] and B [64, 4], which is not rank 2",
+    ),
+    "a rank of nothing": (
+        lambda lora: edit(lora / ADAPTER_CONFIG, rank_pattern={"q_proj": 0}),
+        "no usable rank_pattern",
+    ),
+    "no pattern": (lambda lora: edit(lora / ADAPTER_CONFIG, alpha_pattern={"(": 2}), "no usable alpha_pattern: '('"),
+    "an endless alpha": (
+        lambda lora: edit(lora / ADAPTER_CONFIG, alpha_pattern={"q": float("inf")}),
+        "no usable alpha_pattern",
+    ),
+    "a list of patterns": (lambda lora: edit(lora / ADAPTER_CONFIG, rank_pattern=[2]), "no usable rank_pattern"),
+    "modules as text": (
+        lambda lora: edit(lora / ADAPTER_CONFIG, modules_to_save="lm_head"),
+        "no usable modules_to_save",
+    ),
+    "odd tokens": (
+        lambda lora: edit(lora / ADAPTER_CONFIG, trainable_token_indices=[-1]),
+        "no usable trainable_token_indices",
+    ),
+    "a token twice": (lambda lora: edit(lora / ADAPTER_CONFIG, trainable_token_indices=[3, 3]), "a token twice"),
+    "Activated LoRA": (
+        lambda lora: edit(lora / ADAPTER_CONFIG, alora_invocation_tokens=[5]),
+        "works on a part of the text only (alora_invocation_tokens)",
+    ),
+    "QALoRA": (lambda lora: edit(lora / ADAPTER_CONFIG, use_qalora=True), "is a QALoRA adapter"),
+    "repeated layers": (lambda lora: edit(lora / ADAPTER_CONFIG, layer_replication=[[0, 2]]), "repeats layers"),
+    "parameters": (lambda lora: edit(lora / ADAPTER_CONFIG, target_parameters=["a"]), "targets parameters"),
+    "Arrow": (lambda lora: edit(lora / ADAPTER_CONFIG, arrow_config={"top_k": 2}), "chooses among adapters"),
+    "KaSA": (lambda lora: edit(lora / ADAPTER_CONFIG, kasa_config={"beta": 1e-4}), "uses kasa_config"),
+    "VeLoRA": (lambda lora: edit(lora / ADAPTER_CONFIG, velora_config={"rank": 2}), "uses velora_config"),
+    "MonteCLoRA": (lambda lora: edit(lora / ADAPTER_CONFIG, monteclora_config={"a": 1}), "uses monteclora_config"),
+    "BD-LoRA": (lambda lora: edit(lora / ADAPTER_CONFIG, use_bdlora={"nblocks": 2}), "uses use_bdlora"),
+    **{
+        start: (
+            lambda lora, start=start: edit(lora / ADAPTER_CONFIG, init_lora_weights=start),
+            f"was started with {start}, which changes the base itself",
+        )
+        for start in ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "a novel start")
+    },
     "a new field": (lambda lora: edit(lora / ADAPTER_CONFIG, use_novel_trick=True), "uses use_novel_trick"),
     "empty": (lambda lora: change_tensors(lora / ADAPTER, dict.clear), "is empty"),
     "untrained": (lambda lora: change_tensors(lora / ADAPTER, no_b), "every lora_B is zero"),
@@ -246,32 +307,149 @@ ADAPTERS: dict[str, tuple[Callable[[Path], object], str]] = {
         "model.layers.7.self_attn.q_proj.weight, which the base does not have",
     ),
     "a magnitude": (
-        lambda lora: change_tensors(
-            lora / ADAPTER,
-            lambda data: data.update({f"{FIRST}.lora_magnitude_vector": data[f"{FIRST}.lora_B.weight"].clone()}),
-        ),
-        "is a DoRA adapter",
+        lambda lora: change_tensors(lora / ADAPTER, lambda data: add(data, f"{FIRST}.lora_magnitude_vector", 64)),
+        "without DoRA's magnitude",
     ),
-    "an embedding": (
+    "magnitudes of nowhere": (
         lambda lora: change_tensors(
             lora / ADAPTER,
-            lambda data: data.update(
-                {"base_model.model.model.embed_tokens.lora_embedding_A": data[f"{FIRST}.lora_A.weight"].clone()}
+            lambda data: [
+                add(data, name.replace("lora_A.weight", "lora_magnitude_vector"), 64)
+                for name in list(data)
+                if "lora_A" in name
+            ],
+        ),
+        "does not say use_dora",
+    ),
+    "half an embedding": (
+        lambda lora: change_tensors(lora / ADAPTER, lambda data: add(data, f"{EMBED}.lora_embedding_A", 4, 480)),
+        "lacks lora_embedding_B of model.embed_tokens",
+    ),
+    "LoRA of a linear layer on embeddings": (
+        lambda lora: change_tensors(lora / ADAPTER, lambda data: add(data, f"{EMBED}.lora_A.weight", 4, 480)),
+        "a kind of LoRA that does not fit there",
+    ),
+    "LoRA on more tokens": (
+        lambda lora: change_tensors(
+            lora / ADAPTER,
+            lambda data: (
+                add(data, "base_model.model.lm_head.lora_A.weight", 4, 64),
+                add(data, "base_model.model.lm_head.lora_B.weight", 490, 4),
             ),
         ),
-        "trained the embeddings",
+        "it changes lm_head.weight as [490, 64], which is [480, 64] here",
     ),
-    "a whole weight": (
+    "embeddings of another size": (
+        lambda lora: change_tensors(lora / ADAPTER, lambda data: add(data, f"{EMBED}.weight", 470, 64)),
+        "it changes model.embed_tokens.weight as [470, 64], which is [480, 64] here",
+    ),
+    "more embeddings than outputs": (
+        lambda lora: change_tensors(lora / ADAPTER, lambda data: add(data, f"{EMBED}.weight", 490, 64)),
+        "has 490 tokens in embed_tokens and 480 in lm_head",
+    ),
+    "another norm": (
+        lambda lora: change_tensors(lora / ADAPTER, lambda data: add(data, "base_model.model.model.norm.weight", 65)),
+        "changes model.norm.weight as [65], which is [64] here",
+    ),
+    "LoRA on a norm": (
         lambda lora: change_tensors(
             lora / ADAPTER,
-            lambda data: data.update({"base_model.model.lm_head.weight": data[f"{FIRST}.lora_A.weight"].clone()}),
+            lambda data: (
+                add(data, "base_model.model.model.norm.lora_A.weight", 4, 64),
+                add(data, "base_model.model.model.norm.lora_B.weight", 64, 4),
+            ),
         ),
-        "holds a whole module",
+        "changes model.norm.weight as [64, 64], which is [64] here",
+    ),
+    "tokens without indices": (
+        lambda lora: change_tensors(
+            lora / ADAPTER, lambda data: add(data, f"{EMBED}.token_adapter.trainable_tokens_delta", 2, 64)
+        ),
+        "trained tokens of model.embed_tokens, but adapter_config.json does not say which",
+    ),
+    "tokens beyond the last": (
+        lambda lora: (
+            edit(lora / ADAPTER_CONFIG, trainable_token_indices=[3, 480]),
+            change_tensors(
+                lora / ADAPTER, lambda data: add(data, f"{EMBED}.token_adapter.trainable_tokens_delta", 2, 64)
+            ),
+        ),
+        "trained token 480, but the base has 480 of them",
+    ),
+    "other tokens than named": (
+        lambda lora: (
+            edit(lora / ADAPTER_CONFIG, trainable_token_indices=[3, 4, 5]),
+            change_tensors(
+                lora / ADAPTER, lambda data: add(data, f"{EMBED}.token_adapter.trainable_tokens_delta", 2, 64)
+            ),
+        ),
+        "it changes model.embed_tokens.weight as [2, 64], which is [3, 64] here",
+    ),
+    "tokens of whole embeddings": (
+        lambda lora: (
+            edit(lora / ADAPTER_CONFIG, trainable_token_indices=[3, 4]),
+            change_tensors(
+                lora / ADAPTER,
+                lambda data: (
+                    add(data, f"{EMBED}.token_adapter.trainable_tokens_delta", 2, 64),
+                    add(data, f"{EMBED}.weight", 480, 64),
+                ),
+            ),
+        ),
+        "in ways that do not go together",
+    ),
+    "a bias": (
+        lambda lora: change_tensors(lora / ADAPTER, lambda data: add(data, f"{FIRST}.base_layer.bias", 64)),
+        "trained model.layers.0.self_attn.q_proj.bias, but this base has no biases",
+    ),
+    "a LoRA bias": (
+        lambda lora: change_tensors(lora / ADAPTER, lambda data: add(data, f"{FIRST}.lora_B.bias", 64)),
+        "trained model.layers.0.self_attn.q_proj.bias, but this base has no biases",
+    ),
+    "a LoRA bias alone": (
+        lambda lora: change_tensors(
+            lora / ADAPTER, lambda data: add(data, "base_model.model.lm_head.lora_B.bias", 480)
+        ),
+        "in ways that do not go together",
+    ),
+    "a diagonal": (
+        lambda lora: change_tensors(lora / ADAPTER, lambda data: add(data, f"{FIRST}.lora_diag", 4)),
+        "has a kind of LoRA weight that is not known here (" + FIRST,
+    ),
+    "an optimizer's state": (
+        lambda lora: change_tensors(lora / ADAPTER, lambda data: add(data, "exp_avg.weight", 4)),
+        "holds what PEFT does not save (exp_avg.weight)",
+    ),
+    "a classifier": (
+        lambda lora: change_tensors(lora / ADAPTER, lambda data: add(data, "base_model.model.score.weight", 2, 64)),
+        "changes score.weight, which the base does not have",
+    ),
+    "two values": (
+        lambda lora: change_tensors(
+            lora / ADAPTER,
+            lambda data: (
+                add(data, f"{FIRST}.lora_A.default.weight", 4, 64),
+                data[f"{FIRST}.lora_A.default.weight"].mul_(2),
+            ),
+        ),
+        "twice, with different values",
+    ),
+    "not gathered": (
+        lambda lora: change_tensors(
+            lora / ADAPTER, lambda data: data.update({f"{FIRST}.lora_A.weight": data[f"{FIRST}.lora_A.weight"][:0]})
+        ),
+        "without its values, as DeepSpeed ZeRO-3 saves it",
+    ),
+    "LoRA lost beside a module": (
+        lambda lora: change_tensors(
+            lora / ADAPTER, lambda data: (data.clear(), add(data, "base_model.model.model.norm.weight", 64))
+        ),
+        "is empty of LoRA",
     ),
     "another base's copy": (
         lambda lora: change_tensors(
             lora / ADAPTER,
-            lambda data: data.update({f"{FIRST}.base_layer.weight": data[f"{FIRST}.lora_A.weight"].clone()}),
+            lambda data: add(data, f"{FIRST}.base_layer.weight", 64, 64),
         ),
         "brings a model.layers.0.self_attn.q_proj.weight of its own",
     ),
@@ -301,12 +479,67 @@ def test_an_adapter_of_another_base(bases: Callable[[str], Path], adapter: Path,
     assert "k_proj.weight as [32, 64], which is [256, 256] here" in caught.value.message
 
 
-def test_lora_on_a_shared_output(bases: Callable[[str], Path], tmp_path: Path) -> None:
+def test_an_empty_pickled_adapter(bases: Callable[[str], Path], adapter: Path, tmp_path: Path) -> None:
+    """What alpaca-lora's finetune.py writes with a newer PEFT: torch.save of a state dict that lost everything."""
+    import torch
+
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    shutil.copy(adapter / ADAPTER_CONFIG, lora)
+    torch.save({}, lora / "adapter_model.bin")
+    with pytest.raises(StellarError, match="is empty: it changes no weight") as caught:
+        export(bases("spm-gqa-64"), [(lora, 1.0)], tmp_path / "out", [LEVELS["F16"]])
+    assert "alpaca-lora" in caught.value.hint
+
+
+def test_an_adapter_that_only_repeats_its_base(bases: Callable[[str], Path], tmp_path: Path) -> None:
+    """Every lora_B is zero, and the module trained whole is still the base's: nothing was trained."""
+    from safetensors.torch import load_file
     from tiny import write_adapter
 
-    lora = write_adapter(bases("bpe-tied-576"), tmp_path / "lora", target_modules=["q_proj", "lm_head"])
-    with pytest.raises(StellarError, match="shares with its embeddings"):
-        export(bases("bpe-tied-576"), [(lora, 1.0)], tmp_path / "out", [LEVELS["F16"]])
+    base = bases("spm-gqa-64")
+    lora = write_adapter(base, tmp_path / "lora", modules_to_save=["lm_head"])
+    change_tensors(lora / ADAPTER, no_b)
+    export(base, [(lora, 1.0)], tmp_path / "trained", [LEVELS["F16"]])
+    output = load_file(base / MODEL)["lm_head.weight"]
+    change_tensors(lora / ADAPTER, lambda data: data.update({"base_model.model.lm_head.weight": output.clone()}))
+    with pytest.raises(StellarError, match="changes nothing"):
+        export(base, [(lora, 1.0)], tmp_path / "out", [LEVELS["F16"]])
+
+
+def test_adapters_that_do_not_go_together(bases: Callable[[str], Path], tmp_path: Path) -> None:
+    from tiny import write_adapter
+
+    base, whole = bases("spm-gqa-64"), ["embed_tokens", "lm_head"]
+    sizes = [
+        write_adapter(base, tmp_path / f"{count}", seed=count, resize=count, modules_to_save=whole)
+        for count in (490, 500)
+    ]
+    with pytest.raises(StellarError, match="resize the vocabulary differently: .* to 490 and .* to 500 tokens"):
+        export(base, [(folder, 0.5) for folder in sizes], tmp_path / "out", [LEVELS["F16"]])
+    with pytest.raises(StellarError, match="several of these adapters add tokens"):
+        export(base, [(sizes[0], 1.0), (sizes[0], -1.0)], tmp_path / "out", [LEVELS["F16"]])
+    assert not (tmp_path / "out").exists()
+
+
+def test_shared_outputs_that_cannot_be_known(bases: Callable[[str], Path], tmp_path: Path) -> None:
+    from tiny import write_adapter
+
+    base = bases("bpe-tied-576")
+    tying = write_adapter(base, tmp_path / "a", target_modules=["q_proj", "lm_head"], ensure_weight_tying=True)
+    change_tensors(
+        tying / ADAPTER, lambda data: [data.pop(name) for name in list(data) if name.startswith("base_model.model.lm")]
+    )
+    tokens = write_adapter(base, tmp_path / "b", trainable_token_indices=[3])
+    change_tensors(tokens / ADAPTER, lambda data: add(data, "base_model.model.lm_head.weight", 485, 576))
+    grown = write_adapter(base, tmp_path / "c", resize=490, modules_to_save=["embed_tokens"])
+    change_tensors(
+        grown / ADAPTER,
+        lambda data: [data.pop(name) for name in list(data) if "lora_" not in name and name != f"{EMBED}.weight"],
+    )
+    for lora, expected in ((tying, "lacks lm_head's half"), (tokens, "cannot be told"), (grown, "has 490 tokens in")):
+        with pytest.raises(StellarError, match=expected):
+            export(base, [(lora, 1.0)], tmp_path / "out", [LEVELS["F16"]])
 
 
 def test_adapters_that_disagree_on_the_template(bases: Callable[[str], Path], adapter: Path, tmp_path: Path) -> None:

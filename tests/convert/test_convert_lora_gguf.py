@@ -22,6 +22,7 @@ from tiny import write_adapter, write_base
 from transformers import AutoModelForCausalLM
 
 from convert.adapter import Adapter, Pair
+from convert.adapter_config import AdapterConfig
 from convert.checkpoint import Checkpoint
 from convert.levels import LEVELS
 from convert.llama import EMBEDDING, OUTPUT, Shape
@@ -116,7 +117,8 @@ def patterned(base: Path, names: list[str]) -> Adapter:
         rank = 2 + number
         a, b = random.normal(size=(rank, columns)), random.normal(size=(rows, rank))
         pairs[name] = Pair(Rows(a.astype(np.float32) * 0.2), Rows(b.astype(np.float32) * 0.2), 0.3 + 0.4 * number)
-    return Adapter(base, 4, 8.0, pairs, {}, base / "adapter_model.safetensors")
+    config = AdapterConfig(4, 8.0, False, False, False, "", {}, {}, (), (), {})
+    return Adapter(base, base / "adapter_model.safetensors", config, pairs, {}, {}, {}, {}, {})
 
 
 @pytest.mark.parametrize("type", ["F32", "F16"])
@@ -146,12 +148,11 @@ def test_every_tensor_has_its_own_scale(type: str, untied_bpe: Path, tmp_path: P
     assert stored["token_embd.weight.lora_a"][0] == (2, 485)  # rows of it are looked up, so it is not transposed
 
 
-def test_tensors_and_metadata_are_the_converters(bases: Callable[[str], Path], adapter: Path, tmp_path: Path) -> None:
-    source = os.environ.get("LLAMA_CPP_SOURCE")
-    if not source:
-        pytest.skip("LLAMA_CPP_SOURCE does not name a folder with convert_lora_to_gguf.py")
+def test_tensors_and_metadata_are_the_converters(
+    bases: Callable[[str], Path], adapter: Path, llama_cpp_source: Path, tmp_path: Path
+) -> None:
     base = bases("spm-gqa-64")
-    script = [sys.executable, str(Path(source) / "convert_lora_to_gguf.py"), "--base", str(base), str(adapter)]
+    script = [sys.executable, str(llama_cpp_source / "convert_lora_to_gguf.py"), "--base", str(base), str(adapter)]
     done = subprocess.run([*script, "--outfile", str(tmp_path / "theirs.gguf")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     write_lora_gguf(Adapter.open(adapter), 1.0, shape_of(base), "lora", tmp_path / "ours.gguf")
@@ -186,6 +187,13 @@ def test_shared_embeddings_are_refused(name: str, untied_bpe: Path, tmp_path: Pa
     shape = replace(shape_of(untied_bpe), tied=True)
     with pytest.raises(ModelError, match="both for reading and for writing"):
         write_lora_gguf(patterned(untied_bpe, [name]), 1.0, shape, "x", tmp_path / "x.gguf")
+
+
+def test_added_tokens_are_refused(bases: Callable[[str], Path], tmp_path: Path) -> None:
+    base, modules = bases("spm-gqa-64"), ["q_proj", "embed_tokens", "lm_head"]
+    lora = Adapter.open(write_adapter(base, tmp_path / "lora", resize=600, target_modules=modules))
+    with pytest.raises(ModelError, match=r"adds tokens.*cannot apply at run time"):
+        write_lora_gguf(lora, 1.0, shape_of(base), "x", tmp_path / "x.gguf")
 
 
 def test_another_base_is_refused(bases: Callable[[str], Path], adapter: Path, tmp_path: Path) -> None:

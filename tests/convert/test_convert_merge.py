@@ -164,6 +164,40 @@ def test_llama_cpp_computes_what_transformers_does(
     assert np.abs(got - expected).max() < 0.01 * np.abs(expected).max()
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"use_dora": True, "target_modules": [*ALL, "embed_tokens"]},
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"bias": "all", "lora_bias": True, "trainable_token_indices": [5, 9]},
+        {"modules_to_save": ["embed_tokens", "norm"], "resize": 600},
+    ],
+    ids=str,
+)
+def test_llama_cpp_computes_what_was_trained(
+    fields: dict, bases: Callable[[str], Path], silence: None, tmp_path: Path
+) -> None:
+    """A base that shares its output with its embeddings, against the model as it was trained, unmerged."""
+    from llama_cpp import Llama
+
+    base = bases("bpe-gqa4-256-tied-biased")
+    lora = write_adapter(base, tmp_path / "lora", **fields)
+    export(base, [(lora, 1.0)], tmp_path, [LEVELS["F32"]], name="m")
+    original = AutoModelForCausalLM.from_pretrained(base)
+    if "resize" in fields:
+        original.resize_token_embeddings(fields["resize"])
+    ids = [1, 300, 301, 305, 17, 99, 250, 411, 412, 5, 9, 79]
+    with torch.no_grad():
+        trained = PeftModel.from_pretrained(original, lora).eval()(torch.tensor([ids])).logits[0].numpy()
+    model = Llama(str(tmp_path / "m-F32.gguf"), n_ctx=64, logits_all=True, verbose=False, n_gpu_layers=0)
+    model.eval(ids)
+    got = np.array(model.scores[: len(ids)])
+    model.close()
+    assert got.shape == trained.shape
+    assert np.abs(got - trained).max() < 0.01 * np.abs(trained).max()
+
+
 def test_the_merged_folder_prompts_as_the_template(bases: Callable[[str], Path], adapter: Path, tmp_path: Path) -> None:
     export(bases("spm-gqa-64"), [(adapter, 1.0)], hf=tmp_path / "hf", template="bayling")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
