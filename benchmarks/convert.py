@@ -15,8 +15,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +51,15 @@ llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
 params = llama_cpp.llama_model_quantize_default_params()
 params.ftype, params.nthread = int(ftype), int(threads)
 sys.exit(llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params)))
+"""
+# A process inherits its parent's peak, so a small one stands between this and what is measured.
+LAUNCH = """
+import os, subprocess, sys, time
+started = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(time.perf_counter() - started, usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status) != 0)
 """
 
 
@@ -127,18 +134,11 @@ def write_adapter(folder: Path, config: dict[str, object], generator: np.random.
 
 def measure(arguments: list[str]) -> tuple[float, int]:
     """Run a command; seconds and the largest resident size of the process in bytes. Exits if it fails."""
-    started = time.perf_counter()
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    said: list[bytes] = []
-    assert process.stderr is not None
-    reader = threading.Thread(target=lambda: said.append(process.stderr.read() if process.stderr else b""))
-    reader.start()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    reader.join()
-    if status:
-        sys.exit(f"failed: {' '.join(arguments)[:200]}\n{b''.join(said).decode()[-2000:]}")
-    return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    done = subprocess.run([sys.executable, "-c", LAUNCH, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"failed: {' '.join(arguments)[:200]}\n{done.stderr[-2000:]}")
+    seconds, memory = done.stdout.split()[-2:]
+    return float(seconds), int(memory) * (1 if sys.platform == "darwin" else 1024)
 
 
 def main() -> None:
