@@ -99,7 +99,8 @@ def convert(
       stellar convert --verify --out stellarspeak-13b
     """
     _one_thread_a_product()
-    from stellar_local.errors import ExitCode, UsageError
+    from stellar_local.console import warn
+    from stellar_local.errors import ExitCode, StellarError, UsageError
 
     from . import report
 
@@ -140,8 +141,11 @@ def convert(
         from .verify import verify as check_folder
 
         checks = check_folder(out, None if made is None else [item.level for item in made.levels], threads)
-        record(out, checks)
         report.say_checks(checks)
+        try:
+            record(out, checks)
+        except StellarError as error:  # a folder that is only read
+            warn(f"the figures are not written down: {error.message}")
     if as_json:
         click.echo(report.summary(made, out, checks))
     if checks is not None and not all(check.sound for check in checks):

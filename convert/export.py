@@ -14,11 +14,11 @@ from pathlib import Path
 
 from stellar_local.console import progress, say
 from stellar_local.errors import ModelError, StellarError, UsageError
-from stellar_local.files import atomic_text, ensure_folder, exclusive, sha256
+from stellar_local.files import PARTIAL_SUFFIX, atomic_text, ensure_folder, exclusive, read_text, sha256
 from stellar_local.native.cores import physical_cores
 
 from . import card, manifest, pipeline
-from .gguf_out import GgufStream
+from .gguf_out import GgufStream, journal_of
 from .job import Job, Order, prepare
 from .levels import LEVELS, Level, tensor_type
 from .llama import Shape
@@ -27,6 +27,8 @@ from .manifest import LevelFile
 from .merged_folder import MergedFolder
 from .metadata import metadata
 from .space import check_space
+
+MODELFILE = "Modelfile"
 
 
 @dataclass
@@ -54,20 +56,23 @@ def export(order: Order) -> Exported:
         raise UsageError("nothing to write", "give --out for GGUF files or --hf for a merged Hugging Face folder")
     if order.lora_gguf is not None and len(order.adapters) != 1:
         raise UsageError("--lora-gguf writes one adapter", "give exactly one with --adapter")
+    if order.lora_gguf is not None and order.lora_gguf.is_dir():
+        raise UsageError(f"--lora-gguf is a folder: {order.lora_gguf}", "give the path of a file to write")
     job = prepare(order)
     result = Exported(job.name, job.weights, hf=order.hf, lora_gguf=order.lora_gguf)
     if order.lora_gguf is not None:
         (adapter, weight) = job.adapters[0]
-        base = job.base.folder.resolve().name
-        write_lora_gguf(adapter, weight, Shape.from_config(job.base.config), job.name, order.lora_gguf, base_name=base)
+        base = Shape.from_config(job.base.config)
+        write_lora_gguf(adapter, weight, base, job.name, order.lora_gguf, base_name=job.base_name)
     with ExitStack() as stack:
         streams: list[GgufStream] = []
         finished: dict[str, LevelFile] = {}
+        earlier = None
         if order.out is not None and levels:
-            _check_out(order, order.out)
             ensure_folder(order.out)
             stack.enter_context(exclusive(order.out / ".lock", order.out))
-            finished = _finished(order.out, job)
+            earlier = _check_out(order, order.out, job.inputs)
+            finished = _finished(order.out, earlier, levels)
             for level in levels:
                 if level.name not in finished:
                     streams.append(_stream(job, order.out, level))
@@ -78,22 +83,43 @@ def export(order: Order) -> Exported:
         _write(job, streams, merged)
         if order.out is not None and levels:
             made = finished | {stream.level: _level_file(job, stream) for stream in streams}
-            _describe(job, order.out, [made[name] for name in LEVELS if name in made])
+            _describe(job, order.out, [made[name] for name in LEVELS if name in made], earlier)
             for stream in streams:
                 stream.forget()
+            _say_unfinished(order.out)
             result.levels = [made[level.name] for level in levels]
             result.kept = [level.name for level in levels if level.name in finished]
     result.seconds = time.monotonic() - started
     return result
 
 
-def _check_out(order: Order, out: Path) -> None:
-    """Raise UsageError if files that are not ours would be overwritten."""
+def _check_out(order: Order, out: Path, inputs: str) -> manifest.Manifest | None:
+    """The manifest of an earlier run with the same inputs. Raises UsageError rather than lose what is not this run's.
+
+    An earlier run with other inputs may be overwritten, but entirely: a folder holds the levels of one model.
+    """
     if any(out.exists() and folder.exists() and out.samefile(folder) for folder in order.folders):
         raise UsageError(f"--out is a folder that is read: {out}", "choose another folder for --out")
-    foreign = [name for name in (card.FILE, "Modelfile") if (out / name).exists()]
-    if foreign and not (out / manifest.FILE).exists():
-        raise UsageError(f"{out} holds a {foreign[0]} that would be overwritten", "choose another folder for --out")
+    another = "choose another folder for --out"
+    try:
+        earlier = manifest.read_manifest(out)
+    except StellarError as error:
+        raise UsageError(f"{out} is not a folder that can be added to: {error.message}", another) from error
+    if earlier is None:
+        foreign = [name for name in (card.FILE, MODELFILE) if (out / name).exists()]
+        if foreign:
+            raise UsageError(f"{out} holds a {foreign[0]} that would be overwritten", another)
+        return None
+    if earlier.recipe.get("inputs") == inputs:
+        return earlier
+    asked = {level.name for level in order.levels}
+    left = [item.file for name, item in earlier.levels.items() if name not in asked and (out / item.file).exists()]
+    if left:
+        raise UsageError(
+            f"{out} holds {left[0]}, made from other inputs or by another version",
+            f"{another}, remove that one, or ask for its level too",
+        )
+    return None
 
 
 def _stream(job: Job, out: Path, level: Level) -> GgufStream:
@@ -105,17 +131,11 @@ def _stream(job: Job, out: Path, level: Level) -> GgufStream:
     return GgufStream(out / f"{job.name}-{level.name}.gguf", fields, job.tensors, types, job.inputs, level.name)
 
 
-def _finished(out: Path, job: Job) -> dict[str, LevelFile]:
+def _finished(out: Path, earlier: manifest.Manifest | None, levels: Sequence[Level]) -> dict[str, LevelFile]:
     """The levels that an earlier run with the same inputs finished; those asked for are read and compared."""
-    asked = {level.name for level in job.order.levels}
+    asked = {level.name for level in levels}
     found: dict[str, LevelFile] = {}
-    try:
-        recorded = manifest.read_manifest(out)
-    except ModelError:
-        return found  # damaged: it is written anew
-    if recorded is None or recorded.recipe.get("inputs") != job.inputs:
-        return found
-    for item in recorded.levels.values():
+    for item in earlier.levels.values() if earlier is not None else ():
         path = out / item.file
         if not path.is_file() or path.stat().st_size != item.size:
             continue
@@ -124,6 +144,7 @@ def _finished(out: Path, job: Job) -> dict[str, LevelFile]:
             if sha256(path) != item.sha256:
                 say(f"{item.file} was changed; writing it again")
                 continue
+        journal_of(path).unlink(missing_ok=True)  # of a run that was killed when all was written
         found[item.level] = item
     return found
 
@@ -136,18 +157,19 @@ def _write(job: Job, streams: Sequence[GgufStream], merged: MergedFolder | None)
         outputs.append(merged)
     if not outputs:
         return
-    count = len(job.tensors)
+    opened: list[GgufStream | MergedFolder] = []
     try:
         for output in outputs:
             output.take_up()
             if output.done:
-                say(f"{output.path.name}: going on after {output.done} of {count} tensors")
+                say(f"{output.path.name}: going on after {output.done} of {len(job.tensors)} tensors")
         needs: dict[Path, int] = {}
         for output in outputs:
             folder = output.path.absolute().parent
             needs[folder] = needs.get(folder, 0) + output.missing
         check_space(needs)
         for output in outputs:
+            opened.append(output)
             output.open()
         what = ", ".join([stream.level for stream in streams] + ["merged folder"] * (merged in outputs))
         entries = job.importance.entries if job.importance is not None else {}
@@ -157,10 +179,10 @@ def _write(job: Job, streams: Sequence[GgufStream], merged: MergedFolder | None)
         for output in outputs:
             output.finish()
     except BaseException as error:
-        # Inputs that are wrong stay wrong; after anything else the same command can go on.
-        keep = isinstance(error, (StellarError, KeyboardInterrupt, SystemExit)) and not isinstance(error, ModelError)
-        kept = [output.abandon(keep) for output in outputs]
-        if any(kept):
+        kept = [output.abandon() for output in opened]
+        if any(kept) and isinstance(error, ModelError):
+            say("what is written so far is kept (.partial): levels that this does not concern go on from there")
+        elif any(kept):
             say("what is written so far is kept: the same command goes on from there")
         raise
 
@@ -170,25 +192,17 @@ def _level_file(job: Job, stream: GgufStream) -> LevelFile:
     return LevelFile(stream.level, stream.path.name, stream.file.size, bits, stream.file.sha256, stream.records())
 
 
-def _describe(job: Job, out: Path, made: Sequence[LevelFile]) -> None:
-    """Write manifest.json, README.md and Modelfile beside the levels."""
-    adapters = [
-        {
-            "name": adapter.folder.resolve().name,
-            "weight": weight,
-            "rank": adapter.rank,
-            "alpha": adapter.alpha,
-            "sha256": sha256(adapter.weights),
-        }
-        for adapter, weight in job.adapters
-    ]
-    base = job.base.folder.resolve().name
+def _describe(job: Job, out: Path, made: Sequence[LevelFile], earlier: manifest.Manifest | None) -> None:
+    """Write manifest.json, README.md and Modelfile beside the levels.
+
+    Where an `earlier` run made the same model, only the table of README.md changes: people may have added to the rest.
+    """
     result = manifest.Result(
         job.name,
-        base,
+        job.base_name,
         job.weights,
         job.shape.context,
-        adapters,
+        job.adapter_records(),
         job.template,
         made,
         imatrix={"name": job.importance.path.name, "sha256": sha256(job.importance.path)} if job.importance else None,
@@ -198,5 +212,15 @@ def _describe(job: Job, out: Path, made: Sequence[LevelFile]) -> None:
     ids = [job.vocabulary.id_of(name) for name in ("eos_token", "bos_token")]
     eos, bos = ("" if token is None else job.vocabulary.tokens[token] for token in ids)
     atomic_text(out / manifest.FILE, manifest.manifest_of(result).text())
-    atomic_text(out / card.FILE, card.model_card(result, eos, bos))
-    atomic_text(out / "Modelfile", card.modelfile(result, eos, bos))
+    old = read_text(out / card.FILE, "model card") if earlier and (out / card.FILE).is_file() else None
+    changed = card.replace_table(old, made) if old is not None else card.model_card(result, eos, bos)
+    if changed is not None:
+        atomic_text(out / card.FILE, changed)
+    if earlier is None or not (out / MODELFILE).is_file():
+        atomic_text(out / MODELFILE, card.modelfile(result, eos, bos))
+
+
+def _say_unfinished(out: Path) -> None:
+    """Name what interrupted runs for other levels left, which may be gigabytes."""
+    for path in sorted(out.glob(f"*.gguf{PARTIAL_SUFFIX}")):
+        say(f"{path.name} is of an unfinished level: ask for that level to finish it, or remove the file")

@@ -1,7 +1,7 @@
 """What decides an export's bytes, as one short text: two runs with the same fingerprint write the same files.
 
-Weights of the base are known by name, size and time of change, since reading them takes as long as converting; every
-other file by its content. Knows files and versions; knows nothing of what they mean.
+Reading all of a base takes as long as converting it, so its weights are known by size, time of change, and a sample of
+their bytes; every other file that is read by its content. Knows files and versions; knows nothing of what they mean.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Any
 import stellar_local
 from stellar_local.files import explain, sha256
 
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+_WEIGHTS = (".safetensors", ".bin")
+_SMALL = (".json", ".model", ".jinja")  # configuration, index, tokenizer, templates
+_SAMPLES, _SAMPLE = 16, 1 << 16
 PACKAGES = ("llama-cpp-python", "gguf", "numpy")
 
 
@@ -29,8 +31,10 @@ def tool_versions() -> dict[str, str]:
 def fingerprint(bases: Iterable[Path], adapters: Iterable[Path], choices: Mapping[str, Any]) -> str:
     """64 hexadecimal digits over base folders, adapter folders and the options, as JSON. Raises StellarError."""
     stated = {
-        "bases": [[_known(path, by_content=path.suffix not in _WEIGHTS) for path in _files(base)] for base in bases],
-        "adapters": [[_known(path, by_content=True) for path in _files(adapter)] for adapter in adapters],
+        "bases": [
+            [_sampled(path) if path.suffix in _WEIGHTS else _whole(path) for path in _files(base)] for base in bases
+        ],
+        "adapters": [[_whole(path) for path in _files(adapter)] for adapter in adapters],
         "choices": dict(choices),
         "tools": tool_versions(),
         "machine": platform.machine(),  # quantized bytes depend on the processor's kind
@@ -39,16 +43,29 @@ def fingerprint(bases: Iterable[Path], adapters: Iterable[Path], choices: Mappin
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files of a folder in order, those of subfolders left out: nothing is read from there."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    """The files of a folder that may be read, in order; what else lies there decides nothing."""
+    return sorted(path for path in folder.iterdir() if path.suffix in (*_WEIGHTS, *_SMALL) and path.is_file())
 
 
-def _known(path: Path, by_content: bool) -> list[str | int]:
+def _whole(path: Path) -> list[str | int]:
     try:
-        status = path.stat()
-        return [path.name, status.st_size, sha256(path) if by_content else status.st_mtime_ns]
+        return [path.name, sha256(path)]
     except OSError as error:
         raise explain(error, path, "read") from error
+
+
+def _sampled(path: Path) -> list[str | int]:
+    """Size, time of change, and a hash of blocks from the beginning to the end."""
+    digest = hashlib.sha256()
+    try:
+        status = path.stat()
+        with path.open("rb") as file:
+            for number in range(_SAMPLES):
+                file.seek(max(0, status.st_size - _SAMPLE) * number // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE))
+    except OSError as error:
+        raise explain(error, path, "read") from error
+    return [path.name, status.st_size, status.st_mtime_ns, digest.hexdigest()]
 
 
 def _version(package: str) -> str:

@@ -14,14 +14,19 @@ from typing import Any
 import gguf
 import numpy as np
 
-from stellar_local.files import partial_path
+from stellar_local.files import explain, partial_path
 from stellar_local.native.ggml import GgmlType, row_size
 
 from .llama import Tensor
 from .manifest import TensorRecord
-from .tensor_file import JOURNAL_SUFFIX, Journal, TensorFile, keep
+from .tensor_file import JOURNAL_SUFFIX, Journal, TensorFile
 
 ALIGNMENT = 32
+
+
+def journal_of(path: Path) -> Path:
+    """Where the journal of an unfinished `path` lies."""
+    return path.with_name(f".{path.name}{JOURNAL_SUFFIX}")
 
 
 def stored_size(tensor: Tensor, type: GgmlType) -> int:
@@ -49,7 +54,7 @@ class GgufStream:
         sizes = [stored_size(tensor, types[tensor.gguf]) for tensor in tensors]
         self.weight_bytes = sum(sizes)
         self.file = TensorFile(partial_path(path), _header(metadata, tensors, types), sizes, ALIGNMENT)
-        self._journal = Journal(path.with_name(f".{path.name}{JOURNAL_SUFFIX}"), inputs)
+        self._journal = Journal(journal_of(path), inputs)
         self._kept = False
 
     def take_up(self) -> None:
@@ -98,22 +103,32 @@ class GgufStream:
         """Give the complete file its name; the journal stays until `forget`. Raises StellarError."""
         self.file.close()
         self._journal.close()
-        if not self._kept:
-            keep(self.file.path, self.path)
+        if self._kept:
+            return
+        self.file.sync()
+        try:
+            self.file.path.replace(self.path)
+        except OSError as error:
+            raise explain(error, self.path, "write") from error
 
     def forget(self) -> None:
         """Remove the journal: the file is on record elsewhere."""
         self._journal.remove()
 
-    def abandon(self, keep_work: bool) -> bool:
-        """Close after an error; the unfinished file stays for the next run if there is something to keep."""
+    def abandon(self) -> bool:
+        """Close after an error. A file with whole tensors stays for the next run; whether there are any."""
         self.file.close()
         self._journal.close()
-        kept = self._kept or (keep_work and self.done > 0)
-        if not kept:
+        if not self._kept and not self.done:
             self.file.path.unlink(missing_ok=True)
             self._journal.remove()
-        return kept
+        return self.done > 0
+
+    def discard(self) -> None:
+        """Close and remove the unfinished file."""
+        self.file.close()
+        self.file.path.unlink(missing_ok=True)
+        self._journal.remove()
 
 
 def _header(metadata: Mapping[str, Any], tensors: Sequence[Tensor], types: Mapping[str, GgmlType]) -> bytes:

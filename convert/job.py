@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stellar_local.errors import UsageError
-from stellar_local.files import read_text, sha256
+from stellar_local.files import own_name, read_text, sha256
 from stellar_local.prompts import Template, load_template, parse_template, template_names, token_ids
 
 from .about import About, read_about
@@ -90,10 +90,28 @@ class Job:
         """How many weights the model has."""
         return sum(tensor.size for tensor in self.tensors)
 
+    @property
+    def base_name(self) -> str:
+        """What the base is called: the name of its folder."""
+        return own_name(self.base.folder)
+
+    def adapter_records(self) -> list[dict[str, Any]]:
+        """Name, weight, rank, alpha and SHA-256 of each adapter, for the files that tell what was merged."""
+        return [
+            {
+                "name": own_name(adapter.folder),
+                "weight": weight,
+                "rank": adapter.rank,
+                "alpha": adapter.alpha,
+                "sha256": sha256(adapter.weights),
+            }
+            for adapter, weight in self.adapters
+        ]
+
 
 def prepare(order: Order) -> Job:
     """Open and check everything. Raises StellarError."""
-    name = _model_name(order.name, order.out or order.hf or (order.lora_gguf and order.lora_gguf.with_suffix("")))
+    name = _model_name(order)
     checkpoint = Checkpoint.open(order.base, order.delta_base)
     shape = Shape.from_config(checkpoint.config)
     shapes = {tensor: source.shape for tensor, source in checkpoint.tensors.items()}
@@ -118,10 +136,11 @@ def prepare(order: Order) -> Job:
     about = read_about(order.base, folders, order.about)
     choices = {
         "name": name,
-        "about": dict(order.about),
-        "imatrix": sha256(order.imatrix) if order.imatrix else None,
+        "base": own_name(order.base),
+        "about": asdict(about),
+        "imatrix": [order.imatrix.name, sha256(order.imatrix)] if order.imatrix else None,
         "weights": [weight for _, weight in order.adapters],
-        "template": template.source if template else None,
+        "template": [template.name, template.source] if template else None,
     }
     inputs = fingerprint(order.bases, folders, choices)
     return Job(order, checkpoint, merger, opened, vocabulary, template, importance, about, name, inputs)
@@ -140,10 +159,15 @@ def find_template(option: str | None, adapters: Iterable[Path]) -> Template | No
     return None
 
 
-def _model_name(name: str | None, folder: Path | None) -> str:
+def _model_name(order: Order) -> str:
     """The name that files begin with. Raises UsageError for one that is no part of a file name."""
-    found = name if name is not None else (folder or Path()).absolute().name
-    if not re.fullmatch(r"[^\s/\\:*?\"<>|][^/\\:*?\"<>|\0]*", found):
+    folder = order.out or order.hf
+    default = folder.absolute().name if folder else (order.lora_gguf or Path()).stem
+    found = order.name if order.name is not None else default
+    if (
+        not re.fullmatch(r"[^\s/\\:*?\"<>|][^/\\:*?\"<>|\0]*", found)
+        or found != found.encode("utf-8", "replace").decode()
+    ):
         raise UsageError(f"not usable in a file name: {found!r}", "choose a simple one with --name")
     return found
 

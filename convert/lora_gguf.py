@@ -109,7 +109,7 @@ def write_lora_gguf(
                 stream.end_tensor()
         stream.finish()
     except BaseException:
-        stream.abandon(keep_work=False)
+        stream.discard()
         raise
     stream.forget()
     return stream.file.size

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stellar_local.console import say
 from stellar_local.errors import UsageError
-from stellar_local.files import ensure_folder, exclusive, explain, partial_path
+from stellar_local.files import ensure_folder, exclusive, explain, partial_path, sha256
 
 from .fingerprint import tool_versions
 from .hf import stored_dtype, write_json, write_surroundings
 from .job import Job
+from .tensor_file import JOURNAL_SUFFIX
 from .weights_out import WeightsStream
 
 RECORD = "merge.json"
@@ -47,14 +49,16 @@ class MergedFolder:
             yield
 
     def take_up(self) -> None:
-        """Find what an earlier run left and may be kept. Raises StellarError."""
-        self._weights.take_up()
+        """Find what an earlier run left and may be kept; anything else of it is removed. Raises StellarError."""
+        try:
+            if not self._weights.take_up() and self._temporary.exists():
+                shutil.rmtree(self._temporary)
+        except OSError as error:
+            raise explain(error, self._temporary, "remove") from error
 
     def open(self) -> None:
         """Begin writing, or go on. Raises StellarError."""
         try:
-            if not self.done and self._temporary.exists():
-                shutil.rmtree(self._temporary)
             self._temporary.mkdir(exist_ok=True)
         except OSError as error:
             raise explain(error, self._temporary, "write") from error
@@ -86,37 +90,49 @@ class MergedFolder:
             )
             record = {
                 "inputs": self._inputs,
-                "base": job.base.folder.resolve().name,
-                "adapters": [
-                    {"name": adapter.folder.resolve().name, "weight": weight} for adapter, weight in job.adapters
-                ],
+                "base": job.base_name,
+                "adapters": job.adapter_records(),
                 "tools": tool_versions(),
+                "files": self._weights.records(),
             }
             write_json(self._temporary / RECORD, record)
-            self._weights.forget()
             if self.path.is_dir():
                 self.path.rmdir()
             self._temporary.replace(self.path)
+            self._forget()
         except OSError as error:
             raise explain(error, self.path, "write") from error
 
-    def abandon(self, keep_work: bool) -> bool:
-        """Close after an error; the unfinished folder stays for the next run if there is something to keep."""
+    def abandon(self) -> bool:
+        """Close after an error. A folder with whole tensors stays for the next run; whether there are any."""
         self._weights.close()
-        kept = keep_work and bool(self.done)
-        if not kept:
+        if not self.done:
             shutil.rmtree(self._temporary, ignore_errors=True)
-        return kept
+        return self.done > 0
+
+    def _forget(self) -> None:
+        """Remove the journal, which came along with the folder."""
+        (self.path / JOURNAL_SUFFIX).unlink(missing_ok=True)
 
     def _is_finished(self) -> bool:
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return False
         try:
-            if json.loads((self.path / RECORD).read_text(encoding="utf-8"))["inputs"] == self._inputs:
-                return True
+            record = json.loads((self.path / RECORD).read_text(encoding="utf-8"))
+            mine, files = record["inputs"] == self._inputs, dict(record["files"])
         except (OSError, ValueError, KeyError, TypeError):
-            pass
-        raise UsageError(f"{self.path} exists already", "choose another folder for --hf, or remove it")
+            mine, files = False, {}
+        if not mine:
+            raise UsageError(f"{self.path} exists already", "choose another folder for --hf, or remove it")
+        say(f"{self.path.name} is there; checking it")
+        for name, known in files.items():
+            path = self.path / Path(name).name
+            if not path.is_file() or path.stat().st_size != known["size"] or sha256(path) != known["sha256"]:
+                raise UsageError(
+                    f"{path} is not as it was written any more", f"remove {self.path} to have it written again"
+                )
+        self._forget()
+        return True
 
 
 def _base_dtype(job: Job) -> str:

@@ -149,6 +149,14 @@ class TensorFile:
                 self._file.close()
             self._file = None
 
+    def sync(self) -> None:
+        """See that the closed file is on the disk. Raises StellarError."""
+        try:
+            with self.path.open("rb+") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise explain(error, self.path, "write") from error
+
     def _take(self, file: IO[bytes], size: int, digest: str) -> bool:
         """Read one tensor; whether it is whole and its bytes are those of `digest`."""
         whole, tensor = self._whole.copy(), hashlib.sha256()
@@ -187,13 +195,3 @@ def _blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
     while size and (block := file.read(min(size, _BLOCK))):
         size -= len(block)
         yield block
-
-
-def keep(temporary: Path, path: Path) -> None:
-    """Flush a finished file to the disk and give it its name. Raises StellarError."""
-    try:
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise explain(error, path, "write") from error

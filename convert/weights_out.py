@@ -47,14 +47,15 @@ class WeightsStream:
         self._size = sum(tensor.size for tensor in tensors) * ITEM_SIZES[dtype]
         self._at = 0  # the file that the current tensor belongs to
 
-    def take_up(self) -> None:
-        """Find what an earlier run left and may be kept. Raises StellarError."""
+    def take_up(self) -> bool:
+        """Find what an earlier run left and may be kept; whether there is anything. Raises StellarError."""
         digests = self._journal.digests()
-        for number, file in enumerate(self._files):
+        for number, file in enumerate(self._files if digests else ()):
             file.check(digests[self.done :])
             self._at = number
             if not file.complete:
                 break
+        return self.done > 0
 
     def open(self) -> None:
         """Begin writing, or go on. Raises StellarError."""
@@ -90,14 +91,20 @@ class WeightsStream:
         self._journal.add(self._files[self._at].end_tensor())
 
     def finish(self) -> None:
-        """Close the last shard and write the index, where there are shards; the journal stays. Raises OSError."""
+        """Flush the files to the disk and write the index, where there are shards. Raises StellarError, OSError."""
         self.close()
+        for file in self._files:
+            file.sync()
         if len(self._files) > 1:
             index = {"metadata": {"total_size": self._size}, "weight_map": self._places}
             write_json(self._folder / f"{SAFETENSORS}.index.json", index)
 
+    def records(self) -> dict[str, dict[str, int | str]]:
+        """Size and SHA-256 of each finished file, by name."""
+        return {file.path.name: {"size": file.size, "sha256": file.sha256} for file in self._files}
+
     def forget(self) -> None:
-        """Remove the journal: everything else of the folder is there."""
+        """Remove the journal: the folder is complete."""
         self._journal.remove()
 
     def close(self) -> None:

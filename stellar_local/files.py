@@ -32,6 +32,11 @@ def explain(error: OSError, path: Path | str, doing: str) -> StellarError:
     return StellarError(f"cannot {doing} {path}: {reason[:1].lower() + reason[1:]}", hint)
 
 
+def own_name(folder: Path) -> str:
+    """A folder's own name, links resolved, as text that can be stored: bytes that are no UTF-8 become ?."""
+    return folder.resolve().name.encode("utf-8", "replace").decode("utf-8")
+
+
 def partial_path(path: Path) -> Path:
     """Where the unfinished form of `path` lives: beside it, so that the final rename is atomic."""
     return path.with_name(path.name + PARTIAL_SUFFIX)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
-import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import pytest
 from exporting import export
 
 from convert import export as exporting_module
-from convert import gguf_out, tensor_file
+from convert import gguf_out, merged_folder, tensor_file
+from convert.fingerprint import fingerprint
 from convert.levels import LEVELS
 from stellar_local.errors import StellarError
 
@@ -64,6 +66,7 @@ def test_killed_at_twenty_moments(undisturbed: tuple[Path, Path, dict[str, bytes
             process.kill()
             kills += 1
         said = process.communicate()[1].decode()
+        assert process.returncode in (0, -signal.SIGKILL), said
         went_on += "going on after" in said
         for name, data in contents(out).items() if out.exists() else ():
             if name in expected and not name.endswith(".lock"):  # whatever has its name is whole
@@ -92,7 +95,7 @@ def test_finished_levels_are_kept(bases: Callable[[str], Path], adapter: Path, t
     (tmp_path / "m-Q6_K.gguf").write_bytes(bytes([*data[:-1], data[-1] ^ 1]))
     assert made("Q6_K", "Q8_0") == ["Q8_0"]
     assert (tmp_path / "m-Q6_K.gguf").read_bytes() == data
-    assert made("Q8_0", weight=0.5) == []  # another model
+    assert made("Q8_0", "Q6_K", weight=0.5) == []  # another model
 
 
 def test_the_manifest_lists_all_levels_of_one_model(
@@ -104,33 +107,137 @@ def test_the_manifest_lists_all_levels_of_one_model(
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
-@pytest.mark.parametrize("stop", range(1, 5))
-def test_stopped_while_files_get_their_names(
-    bases: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
-) -> None:
-    base, levels = bases("spm-gqa-64"), [LEVELS[name] for name in ("Q8_0", "Q6_K", "Q4_0")]
-    export(base, out=tmp_path / "whole", levels=levels, name="m")
-    calls = 0
+class Killed(BaseException):
+    """What a test raises in the place of a kill; nothing is cleaned up after it."""
 
-    def keep(temporary: Path, path: Path) -> None:
+
+def killed_in(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, call: int, run: Callable[[], object]) -> None:
+    """Run until the `call`th call of a method, which a kill ends: as after one, no output is abandoned."""
+    original, calls = getattr(owner, name), 0
+
+    def method(*arguments: object) -> object:
         nonlocal calls
         calls += 1
-        if calls == stop:
-            raise KeyboardInterrupt
-        tensor_file.keep(temporary, path)
+        if calls == call:
+            raise Killed
+        return original(*arguments)
 
-    def describe(*_: object) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(owner, name, method)
+        for output in (gguf_out.GgufStream, merged_folder.MergedFolder):
+            patch.setattr(output, "abandon", lambda self: False)
+        run()
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call"),
+    [
+        *((tensor_file.TensorFile, "write", call) for call in (1, 2, 4, 5, 20)),  # in the first tensor, and later
+        *((tensor_file.TensorFile, "sync", call) for call in (1, 2, 3, 4)),  # between one file's name and the next's
+        (merged_folder.MergedFolder, "_forget", 1),
+        (exporting_module, "_describe", 1),
+        (gguf_out.GgufStream, "forget", 1),
+        (gguf_out.GgufStream, "forget", 3),
+    ],
+)
+def test_killed_at_every_kind_of_moment(
+    owner: object, name: str, call: int, bases: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, levels = bases("spm-gqa-64"), [LEVELS[name] for name in ("Q8_0", "Q6_K", "Q4_0")]
+
+    def run(place: str) -> None:
+        export(base, out=tmp_path / place / "out", levels=levels, name="m", hf=tmp_path / place / "hf")
+
+    run("whole")
+    killed_in(monkeypatch, owner, name, call, lambda: run("killed"))
+    if owner is not tensor_file.TensorFile or name == "sync":  # nothing is written a second time
+        with monkeypatch.context() as patch:
+            patch.setattr(tensor_file.TensorFile, "write", lambda *_: pytest.fail("written again"))
+            run("killed")
+    run("killed")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_stopped_while_taking_up(bases: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the first unfinished file is checked costs the others nothing."""
+    base, levels = bases("spm-gqa-64"), [LEVELS[name] for name in ("Q8_0", "Q6_K", "Q4_0")]
+
+    def run() -> None:
+        export(base, out=tmp_path / "out", levels=levels, name="m", hf=tmp_path / "hf")
+
+    killed_in(monkeypatch, tensor_file.TensorFile, "write", 60, run)
+    before = contents(tmp_path)
+    assert sum(name.endswith(".partial") for name in before) == 3
+
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(gguf_out, "keep", keep)
-        patch.setattr(exporting_module, "_describe", describe)
-        with pytest.raises(KeyboardInterrupt):
-            export(base, out=tmp_path / "out", levels=levels, name="m")
-    with monkeypatch.context() as patch:  # nothing is written a second time
-        patch.setattr(tensor_file.TensorFile, "write", describe)
-        export(base, out=tmp_path / "out", levels=levels, name="m")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tensor_file.TensorFile, "check", interrupted)
+        run()
+    assert contents(tmp_path) == before
+
+
+def test_a_weight_that_one_level_cannot_hold(bases: Callable[[str], Path], tmp_path: Path) -> None:
+    """The others keep what they have, and go on without it."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    base = tmp_path / "base"
+    shutil.copytree(bases("spm-gqa-64"), base)
+    data = load_file(base / "model.safetensors")
+    data["lm_head.weight"][0, 0] = torch.tensor(1e5)
+    save_file(data, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(StellarError, match="beyond what F16 can hold"):
+        export(base, out=tmp_path / "out", levels=[LEVELS["Q8_0"], LEVELS["F16"]], name="m")
+    assert (tmp_path / "out/m-Q8_0.gguf.partial").stat().st_size > 50_000
+    export(base, out=tmp_path / "out", levels=[LEVELS["Q8_0"], LEVELS["BF16"]], name="m")
+    export(base, out=tmp_path / "whole", levels=[LEVELS["Q8_0"]], name="m")
+    assert (tmp_path / "out/m-Q8_0.gguf").read_bytes() == (tmp_path / "whole/m-Q8_0.gguf").read_bytes()
+
+
+def test_levels_of_two_models_do_not_share_a_folder(
+    bases: Callable[[str], Path], adapter: Path, tmp_path: Path
+) -> None:
+    def run(weight: float, *names: str) -> None:
+        export(bases("spm-gqa-64"), [(adapter, weight)], tmp_path, [LEVELS[name] for name in names], name="m")
+
+    run(1.0, "Q8_0", "Q4_0")
+    before = contents(tmp_path)
+    with pytest.raises(StellarError, match=r"holds m-Q8_0\.gguf, made from other inputs"):
+        run(0.5, "Q4_0")
+    assert contents(tmp_path) == before
+    run(0.5, "Q4_0", "Q8_0")
+    assert contents(tmp_path).keys() == before.keys()
+
+
+def test_what_people_wrote_into_the_card_stays(bases: Callable[[str], Path], tmp_path: Path) -> None:
+    export(bases("spm-gqa-64"), out=tmp_path, levels=[LEVELS["Q8_0"]], name="m")
+    card = tmp_path / "README.md"
+    card.write_text(card.read_text(encoding="utf-8") + "\n我的话。\n", encoding="utf-8")
+    export(bases("spm-gqa-64"), out=tmp_path, levels=[LEVELS["Q4_0"]], name="m")
+    assert "我的话。" in card.read_text(encoding="utf-8")
+    assert "m-Q4_0.gguf" in card.read_text(encoding="utf-8")
+
+
+def test_two_bases_of_one_size_and_time_differ(bases: Callable[[str], Path], tmp_path: Path) -> None:
+    one, other = bases("spm-gqa-64"), tmp_path / "other"
+    shutil.copytree(one, other)
+    status = (one / "model.safetensors").stat()
+    data = bytearray((one / "model.safetensors").read_bytes())
+    data[-40_000:] = bytes(40_000)
+    (other / "model.safetensors").write_bytes(data)
+    os.utime(other / "model.safetensors", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert fingerprint([one], [], {}) != fingerprint([other], [], {})
+
+
+def test_a_merged_folder_that_was_changed(bases: Callable[[str], Path], tmp_path: Path) -> None:
+    export(bases("spm-gqa-64"), hf=tmp_path / "hf")
+    export(bases("spm-gqa-64"), hf=tmp_path / "hf")  # made before
+    with (tmp_path / "hf/model.safetensors").open("rb+") as file:
+        file.truncate(1000)
+    with pytest.raises(StellarError, match="not as it was written"):
+        export(bases("spm-gqa-64"), hf=tmp_path / "hf")
 
 
 def test_a_damaged_unfinished_file_is_not_trusted(
@@ -164,6 +271,8 @@ def test_a_damaged_unfinished_file_is_not_trusted(
 
 def test_a_disk_that_fills_up(undisturbed: tuple[Path, Path, dict[str, bytes]], tmp_path: Path) -> None:
     base, adapter, expected = undisturbed
+
+    resource = pytest.importorskip("resource", reason="no limits of resources on Windows")
 
     def limited() -> None:  # no file may grow beyond 3 MB, which fails as a full disk does
         resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
