@@ -7,7 +7,6 @@ Knows adapters and a base's tensors; does no merging, and knows nothing of GGUF.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,7 +257,7 @@ def parse_adapter(text: str) -> tuple[Path, float]:
         weight = float(tail)
     except ValueError:  # a drive's colon, or one in the name
         return Path(text), 1.0
-    if not math.isfinite(weight) or weight == 0.0:
+    if not 1e-30 < abs(weight) < 1e30:  # neither nothing nor infinity in float32
         raise UsageError(f"an adapter's weight must be a number other than 0: {text}", "for example --adapter DIR:0.5")
     return Path(head), weight
 

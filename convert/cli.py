@@ -109,6 +109,8 @@ def convert(
         return
     if base is None and not (verify and out is not None):
         raise UsageError("no base model given", "give its folder with --base")
+    if base is None and (adapters or hf is not None or lora_gguf is not None or imatrix is not None):
+        raise UsageError("no base model given", "give its folder with --base; --verify alone takes --out alone")
     if verify and out is None:
         raise UsageError("--verify checks the files in --out, which is not given", "give their folder with --out")
     made = checks = None

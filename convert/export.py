@@ -14,12 +14,21 @@ from pathlib import Path
 
 from stellar_local.console import progress, say
 from stellar_local.errors import ModelError, StellarError, UsageError
-from stellar_local.files import PARTIAL_SUFFIX, atomic_text, ensure_folder, exclusive, read_text, sha256
+from stellar_local.files import (
+    PARTIAL_SUFFIX,
+    atomic_text,
+    ensure_folder,
+    exclusive,
+    read_text,
+    regular_target,
+    sha256,
+)
 from stellar_local.native.cores import physical_cores
+from stellar_local.native.header import read_header
 
 from . import card, manifest, pipeline
 from .gguf_out import GgufStream, journal_of
-from .job import Job, Order, prepare
+from .job import InputsChanged, Job, Order, prepare
 from .levels import LEVELS, Level, tensor_type
 from .llama import Shape
 from .lora_gguf import write_lora_gguf
@@ -56,14 +65,10 @@ def export(order: Order) -> Exported:
         raise UsageError("nothing to write", "give --out for GGUF files or --hf for a merged Hugging Face folder")
     if order.lora_gguf is not None and len(order.adapters) != 1:
         raise UsageError("--lora-gguf writes one adapter", "give exactly one with --adapter")
-    if order.lora_gguf is not None and order.lora_gguf.is_dir():
-        raise UsageError(f"--lora-gguf is a folder: {order.lora_gguf}", "give the path of a file to write")
+    if order.lora_gguf is not None:
+        _check_lora(order.lora_gguf)
     job = prepare(order)
     result = Exported(job.name, job.weights, hf=order.hf, lora_gguf=order.lora_gguf)
-    if order.lora_gguf is not None:
-        (adapter, weight) = job.adapters[0]
-        base = Shape.from_config(job.base.config)
-        write_lora_gguf(adapter, weight, base, job.name, order.lora_gguf, base_name=job.base_name)
     with ExitStack() as stack:
         streams: list[GgufStream] = []
         finished: dict[str, LevelFile] = {}
@@ -71,7 +76,7 @@ def export(order: Order) -> Exported:
         if order.out is not None and levels:
             ensure_folder(order.out)
             stack.enter_context(exclusive(order.out / ".lock", order.out))
-            earlier = _check_out(order, order.out, job.inputs)
+            earlier = _check_out(order, order.out, job.name, job.inputs)
             finished = _finished(order.out, earlier, levels)
             for level in levels:
                 if level.name not in finished:
@@ -80,6 +85,8 @@ def export(order: Order) -> Exported:
         if order.hf is not None:
             merged = MergedFolder(order.hf, job)
             stack.enter_context(merged.locked())
+        if order.lora_gguf is not None:
+            _write_lora(job, order.lora_gguf)
         _write(job, streams, merged)
         if order.out is not None and levels:
             made = finished | {stream.level: _level_file(job, stream) for stream in streams}
@@ -93,7 +100,29 @@ def export(order: Order) -> Exported:
     return result
 
 
-def _check_out(order: Order, out: Path, inputs: str) -> manifest.Manifest | None:
+def _check_lora(path: Path) -> None:
+    """Raise UsageError if --lora-gguf would overwrite anything but an adapter's GGUF."""
+    if not path.name or path.is_dir():
+        raise UsageError(f"--lora-gguf is no file: {path}", "give the path of a file to write")
+    if path.exists():
+        try:
+            ours = regular_target(path) and read_header(path).metadata.get("general.type") == "adapter"
+        except StellarError:
+            ours = False
+        if not ours:
+            raise UsageError(f"{path} exists, and is no adapter's GGUF", "choose another file for --lora-gguf")
+
+
+def _write_lora(job: Job, path: Path) -> None:
+    """Write the one adapter as a GGUF. Raises StellarError."""
+    adapter, weight = job.adapters[0]
+    base = Shape.from_config(job.base.config)
+    ensure_folder(path.absolute().parent)
+    with exclusive(path.with_name(f".{path.name}.lock"), path):
+        write_lora_gguf(adapter, weight, base, job.name, path, base_name=job.base_name)
+
+
+def _check_out(order: Order, out: Path, name: str, inputs: str) -> manifest.Manifest | None:
     """The manifest of an earlier run with the same inputs. Raises UsageError rather than lose what is not this run's.
 
     An earlier run with other inputs may be overwritten, but entirely: a folder holds the levels of one model.
@@ -101,14 +130,22 @@ def _check_out(order: Order, out: Path, inputs: str) -> manifest.Manifest | None
     if any(out.exists() and folder.exists() and out.samefile(folder) for folder in order.folders):
         raise UsageError(f"--out is a folder that is read: {out}", "choose another folder for --out")
     another = "choose another folder for --out"
+    targets = {level.name: out / f"{name}-{level.name}.gguf" for level in order.levels}
+    if order.lora_gguf is not None and order.lora_gguf.absolute() in [path.absolute() for path in targets.values()]:
+        raise UsageError(f"--lora-gguf is the file of a level: {order.lora_gguf}", "choose another file for it")
     try:
         earlier = manifest.read_manifest(out)
     except StellarError as error:
         raise UsageError(f"{out} is not a folder that can be added to: {error.message}", another) from error
+    listed = {item.file for item in earlier.levels.values()} if earlier is not None else set()
+    others = [path for path in targets.values() if path.name not in listed and not journal_of(path).exists()]
     if earlier is None:
-        foreign = [name for name in (card.FILE, MODELFILE) if (out / name).exists()]
-        if foreign:
-            raise UsageError(f"{out} holds a {foreign[0]} that would be overwritten", another)
+        others += [out / card.FILE, out / MODELFILE]
+    if foreign := next((path.name for path in others if path.exists() or path.is_symlink()), None):
+        raise UsageError(
+            f"{out} holds {foreign}, which no conversion of ours made and this one would overwrite", another
+        )
+    if earlier is None:
         return None
     if earlier.recipe.get("inputs") == inputs:
         return earlier
@@ -176,8 +213,13 @@ def _write(job: Job, streams: Sequence[GgufStream], merged: MergedFolder | None)
         threads = order.threads or physical_cores()
         with progress(f"{job.name}: {what}", job.weights, "weights") as bar:
             pipeline.run(job.tensors, job.merger, outputs, entries, threads, bar, job.name)
+        job.check_inputs()
         for output in outputs:
             output.finish()
+    except InputsChanged:
+        for output in opened:
+            output.discard()
+        raise
     except BaseException as error:
         kept = [output.abandon() for output in opened]
         if any(kept) and isinstance(error, ModelError):

@@ -14,7 +14,8 @@ from typing import Any
 import gguf
 import numpy as np
 
-from stellar_local.files import explain, partial_path
+from stellar_local.errors import StellarError
+from stellar_local.files import explain, partial_path, regular_target
 from stellar_local.native.ggml import GgmlType, row_size
 
 from .llama import Tensor
@@ -49,13 +50,16 @@ class GgufStream:
         inputs: str = "",
         level: str = "",
     ) -> None:
-        self.path, self.types, self.level = path, types, level
+        self.path = path = regular_target(path)
+        self.types, self.level = types, level
         self._names = [tensor.gguf for tensor in tensors]
         sizes = [stored_size(tensor, types[tensor.gguf]) for tensor in tensors]
         self.weight_bytes = sum(sizes)
         self.file = TensorFile(partial_path(path), _header(metadata, tensors, types), sizes, ALIGNMENT)
         self._journal = Journal(journal_of(path), inputs)
         self._kept = False
+        if self.file.path.is_symlink() or (self.file.path.exists() and not self.file.path.is_file()):
+            raise StellarError(f"{self.file.path} is in the way: it is no plain file", "remove it")
 
     def take_up(self) -> None:
         """Find what an earlier run left and may be kept. Raises StellarError."""

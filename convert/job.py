@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stellar_local.errors import UsageError
+from stellar_local.errors import ModelError, UsageError
 from stellar_local.files import own_name, read_text, sha256
 from stellar_local.prompts import Template, load_template, parse_template, template_names, token_ids
 
@@ -26,6 +26,10 @@ from .merge import Merger
 from .vocab import Vocabulary, read_vocabulary
 
 TEMPLATE_FILE = "template.json"  # what training leaves in the adapter's folder
+
+
+class InputsChanged(ModelError):
+    """What was read is not what it was at the beginning: the outputs are a mixture."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,13 @@ class Job:
         """What the base is called: the name of its folder."""
         return own_name(self.base.folder)
 
+    def check_inputs(self) -> None:
+        """Raise InputsChanged if anything that was read has changed since `prepare`, StellarError if it is gone."""
+        if _fingerprint(self.order, self.about, self.template, self.name) != self.inputs:
+            raise InputsChanged(
+                "the base or an adapter was changed while it was read", "run again when nothing else writes there"
+            )
+
     def adapter_records(self) -> list[dict[str, Any]]:
         """Name, weight, rank, alpha and SHA-256 of each adapter, for the files that tell what was merged."""
         return [
@@ -134,6 +145,12 @@ def prepare(order: Order) -> Job:
         importance.check_fits(merger.shape.tensors())
         check_importance(order.levels, merger.shape, importance.entries)
     about = read_about(order.base, folders, order.about)
+    inputs = _fingerprint(order, about, template, name)
+    return Job(order, checkpoint, merger, opened, vocabulary, template, importance, about, name, inputs)
+
+
+def _fingerprint(order: Order, about: About, template: Template | None, name: str) -> str:
+    """The fingerprint of all that decides the bytes of an order's files. Raises StellarError."""
     choices = {
         "name": name,
         "base": own_name(order.base),
@@ -142,8 +159,7 @@ def prepare(order: Order) -> Job:
         "weights": [weight for _, weight in order.adapters],
         "template": [template.name, template.source] if template else None,
     }
-    inputs = fingerprint(order.bases, folders, choices)
-    return Job(order, checkpoint, merger, opened, vocabulary, template, importance, about, name, inputs)
+    return fingerprint(order.bases, [folder for folder, _ in order.adapters], choices)
 
 
 def find_template(option: str | None, adapters: Iterable[Path]) -> Template | None:
@@ -165,7 +181,7 @@ def _model_name(order: Order) -> str:
     default = folder.absolute().name if folder else (order.lora_gguf or Path()).stem
     found = order.name if order.name is not None else default
     if (
-        not re.fullmatch(r"[^\s/\\:*?\"<>|][^/\\:*?\"<>|\0]*", found)
+        not re.fullmatch(r"[^\s/\\:*?\"<>|\0-\x1f\x7f][^/\\:*?\"<>|\0-\x1f\x7f]*", found)
         or found != found.encode("utf-8", "replace").decode()
     ):
         raise UsageError(f"not usable in a file name: {found!r}", "choose a simple one with --name")

@@ -50,9 +50,13 @@ class MergedFolder:
 
     def take_up(self) -> None:
         """Find what an earlier run left and may be kept; anything else of it is removed. Raises StellarError."""
+        temporary = self._temporary
+        ours = not temporary.exists() or (temporary / JOURNAL_SUFFIX).exists()
+        if not ours and not (temporary.is_dir() and not any(temporary.iterdir())):
+            raise UsageError(f"{temporary} is in the way", "choose another folder for --hf, or remove that one")
         try:
-            if not self._weights.take_up() and self._temporary.exists():
-                shutil.rmtree(self._temporary)
+            if not self._weights.take_up() and temporary.exists():
+                shutil.rmtree(temporary)
         except OSError as error:
             raise explain(error, self._temporary, "remove") from error
 
@@ -109,6 +113,11 @@ class MergedFolder:
         if not self.done:
             shutil.rmtree(self._temporary, ignore_errors=True)
         return self.done > 0
+
+    def discard(self) -> None:
+        """Close and remove the unfinished folder."""
+        self._weights.close()
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _forget(self) -> None:
         """Remove the journal, which came along with the folder."""

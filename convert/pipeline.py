@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stellar_local.console import Progress
+from stellar_local.errors import ModelError
 from stellar_local.native import ggml
 from stellar_local.native.ggml import GgmlType
 
@@ -111,17 +112,20 @@ def _plan(tensors: Sequence[Tensor], shape: Shape, outputs: Sequence[Output]) ->
 
 
 def _make(piece: _Piece, merger: Merger, importance: NDArray[np.float32] | None) -> dict[Form, memoryview]:
-    """A piece's bytes in every form that is asked for."""
+    """A piece's bytes in every form that is asked for. Raises ModelError naming the tensor."""
     tensor, forms = piece.tensor, {output.form(piece.tensor) for output in piece.outputs}
-    rows = _rows(piece, merger)
     made: dict[Form, memoryview] = {}
-    for dtype in [form for form in forms if isinstance(form, str)]:
-        made[dtype] = np.ascontiguousarray(from_float32(rows, dtype)).data.cast("B")
-    types = [form for form in forms if isinstance(form, GgmlType)]
-    if types:
-        ordered = reordered(rows, tensor, merger.shape)
+    try:
+        with np.errstate(all="ignore"):  # what comes of an overflow is refused below
+            rows = _rows(piece, merger)
+        for dtype in [form for form in forms if isinstance(form, str)]:
+            made[dtype] = np.ascontiguousarray(from_float32(rows, dtype)).data.cast("B")
+        types = [form for form in forms if isinstance(form, GgmlType)]
+        ordered = reordered(rows, tensor, merger.shape) if types else rows
         for type in types:
             made[type] = ggml.quantize(type, ordered, importance).data.cast("B")
+    except ModelError as error:
+        raise ModelError(f"{tensor.gguf}: {error.message}", error.hint) from error
     return made
 
 

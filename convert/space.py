@@ -27,6 +27,6 @@ def check_space(needs: Mapping[Path, int]) -> None:
         free = shutil.disk_usage(folder).free
         if size + _SPARE > free:
             raise StellarError(
-                f"not enough disk space in {folder}: {readable(size)} are needed, {readable(free)} are free",
+                f"not enough disk space in {folder}: {readable(size + _SPARE)} are needed, {readable(free)} are free",
                 "free some space, choose another folder, or ask for fewer levels",
             )

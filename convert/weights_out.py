@@ -59,8 +59,9 @@ class WeightsStream:
 
     def open(self) -> None:
         """Begin writing, or go on. Raises StellarError."""
-        self._files[self._at].open()
+        # The journal first: a folder without one is not ours.
         self._journal.begin([digest for file in self._files for digest in file.digests])
+        self._files[self._at].open()
 
     @property
     def done(self) -> int:

@@ -75,6 +75,17 @@ def exclusive(lock: Path, what: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
+def regular_target(path: Path) -> Path:
+    """Where writing to `path` ends up: a symbolic link is followed. Raises StellarError for what is no regular file."""
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise explain(IsADirectoryError(21, "Is a directory"), path, "write")
+    if path.exists() and not path.is_file():
+        raise StellarError(f"cannot write {path}: it is a device or a pipe", "give the path of a file")
+    return path
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write; on success it is flushed to disk and renamed to `path`.
@@ -82,12 +93,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     On any exception the temporary file is removed and `path` is untouched. A symbolic link is written through.
     Raises StellarError for operating-system errors and for a `path` that is no regular file.
     """
-    if path.is_symlink():
-        path = Path(os.path.realpath(path))
-    if path.is_dir():
-        raise explain(IsADirectoryError(21, "Is a directory"), path, "write")
-    if path.exists() and not path.is_file():
-        raise StellarError(f"cannot write {path}: it is a device or a pipe", "give the path of a file")
+    path = regular_target(path)
     temporary = partial_path(path)
     try:
         try:

@@ -172,11 +172,13 @@ def test_the_manifest_tells_the_truth(bases: Callable[[str], Path], adapter: Pat
         assert (item["size"], item["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
 
 
-def test_a_second_export_overwrites(bases: Callable[[str], Path], tmp_path: Path) -> None:
-    (tmp_path / "m-F16.gguf").write_bytes(b"old")
+def test_a_second_export_overwrites_its_own(bases: Callable[[str], Path], adapter: Path, tmp_path: Path) -> None:
+    base = bases("spm-gqa-64")
+    export(base, out=tmp_path, levels=[LEVELS["F16"]], name="m")
+    first = (tmp_path / "m-F16.gguf").read_bytes()
     (tmp_path / "m-F16.gguf.partial").write_bytes(b"of a killed run")
-    export(bases("spm-gqa-64"), out=tmp_path, levels=[LEVELS["F16"]], name="m")
-    assert (tmp_path / "m-F16.gguf").stat().st_size > 100_000
+    export(base, [(adapter, 1.0)], tmp_path, [LEVELS["F16"]], name="m")
+    assert (tmp_path / "m-F16.gguf").read_bytes() != first
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -187,8 +189,6 @@ def test_a_failure_leaves_nothing(
         raise StellarError("cannot write: no space left on device")
 
     monkeypatch.setattr(GgufStream, "write", fail)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/m-F16.gguf").write_bytes(b"old")
     with pytest.raises(StellarError, match="no space left"):
         export(
             bases("spm-gqa-64"),
@@ -197,8 +197,7 @@ def test_a_failure_leaves_nothing(
             name="m",
             hf=tmp_path / "hf",
         )
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["m-F16.gguf"]
-    assert (tmp_path / "out/m-F16.gguf").read_bytes() == b"old"
+    assert list((tmp_path / "out").iterdir()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

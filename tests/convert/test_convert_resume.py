@@ -303,10 +303,59 @@ def test_ctrl_c_keeps_the_work(undisturbed: tuple[Path, Path, dict[str, bytes]],
     assert contents(tmp_path) == expected
 
 
-def test_files_of_others_are_not_overwritten(bases: Callable[[str], Path], tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(StellarError, match="would be overwritten"):
-        export(bases("spm-gqa-64"), out=tmp_path, levels=[LEVELS["Q8_0"]])
+@pytest.mark.parametrize("name", ["README.md", "Modelfile", "manifest.json", "m-Q8_0.gguf"])
+def test_files_of_others_are_not_overwritten(name: str, bases: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / name).write_text('{"name": "my web app"}')
+    with pytest.raises(StellarError, match=f"{name}|manifest"):
+        export(bases("spm-gqa-64"), out=tmp_path, levels=[LEVELS["Q8_0"]], name="m")
+    assert contents(tmp_path) == {name: b'{"name": "my web app"}'}
+
+
+def test_inputs_are_not_written_to(bases: Callable[[str], Path]) -> None:
     with pytest.raises(StellarError, match="is a folder that is read"):
         export(bases("spm-gqa-64"), out=bases("spm-gqa-64"), levels=[LEVELS["Q8_0"]])
-    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_an_adapters_file_overwrites_nothing_else(bases: Callable[[str], Path], adapter: Path, tmp_path: Path) -> None:
+    mine, link, pipe = tmp_path / "thesis.txt", tmp_path / "link.gguf", tmp_path / "pipe"
+    mine.write_text("mine")
+    link.symlink_to(mine)
+    os.mkfifo(pipe)
+    for path in (mine, link, pipe, tmp_path, Path(), tmp_path / "out/m-Q8_0.gguf"):
+        order = {"out": tmp_path / "out", "levels": [LEVELS["Q8_0"]], "name": "m", "lora_gguf": path}
+        with pytest.raises(StellarError, match="--lora-gguf|no adapter's GGUF"):
+            export(bases("spm-gqa-64"), [(adapter, 1.0)], **order)
+    assert mine.read_text() == "mine"
+    for _ in range(2):  # its own it does
+        export(bases("spm-gqa-64"), [(adapter, 1.0)], lora_gguf=tmp_path / "lora.gguf")
+
+
+def test_something_in_the_place_of_an_unfinished_file(bases: Callable[[str], Path], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m-Q8_0.gguf.partial")
+    with pytest.raises(StellarError, match="in the way"):
+        export(bases("spm-gqa-64"), out=tmp_path, levels=[LEVELS["Q8_0"]], name="m")
+    (tmp_path / "hf.partial").mkdir()
+    (tmp_path / "hf.partial/mine").write_text("mine")
+    with pytest.raises(StellarError, match="in the way"):
+        export(bases("spm-gqa-64"), hf=tmp_path / "hf")
+    assert (tmp_path / "hf.partial/mine").read_text() == "mine"
+
+
+def test_inputs_that_change_meanwhile(
+    bases: Callable[[str], Path], adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = tmp_path / "lora"
+    shutil.copytree(adapter, lora)
+    sync = tensor_file.TensorFile.end_tensor
+
+    def change(self: tensor_file.TensorFile) -> str:
+        with (lora / "adapter_model.safetensors").open("rb+") as file:
+            file.seek(-4, os.SEEK_END)
+            file.write(b"\0\0\0\0")
+        return sync(self)
+
+    monkeypatch.setattr(tensor_file.TensorFile, "end_tensor", change)
+    with pytest.raises(StellarError, match="was changed while it was read"):
+        export(bases("spm-gqa-64"), [(lora, 1.0)], tmp_path / "out", [LEVELS["Q8_0"]], hf=tmp_path / "hf")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lora", "out"]
+    assert list((tmp_path / "out").iterdir()) == []
