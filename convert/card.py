@@ -7,6 +7,8 @@ marks, so that figures measured later replace it and nothing else. Knows results
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Iterable, Sequence
 
 import stellar_local
@@ -52,15 +54,15 @@ def model_card(result: Result, eos: str = "", bos: str = "") -> str:
         "## Running",
         "",
         "```sh",
-        f"stellar chat {chosen.file}",
-        f"printf 'What is a parsec?\\n什么是光年？\\n' | stellar batch {chosen.file}",
-        f"llama-cli -m {chosen.file}",
-        f"ollama create {result.name.lower()} -f Modelfile && ollama run {result.name.lower()}",
+        f"stellar chat {_quoted(chosen.file)}",
+        f"printf 'What is a parsec?\\n什么是光年？\\n' | stellar batch {_quoted(chosen.file)}",
+        f"llama-cli -m {_quoted(chosen.file)}",
+        f"ollama create {_quoted(result.name.lower())} -f Modelfile",
         "```",
         "",
         "## Prompt format",
         "",
-        *_prompt(result.template, eos, bos),
+        *_prompt(result, eos, bos),
         "",
         *(["## Adapters merged", "", *merged, ""] if merged else []),
         "## Licence",
@@ -125,7 +127,8 @@ def modelfile(result: Result, eos: str = "", bos: str = "") -> str:
     sampling = result.about.sampling
     lines += [f"PARAMETER {name} {sampling[key]:.7g}" for key, name in _OLLAMA.items() if key in sampling]
     if result.about.license:
-        lines.append(f'LICENSE """{_licence(result.about)}"""')
+        text = _licence(result.about).replace('"""', "'''")  # a licence's own text must not end the quotation
+        lines.append(f'LICENSE """{text}"""')
     return "\n".join(lines) + "\n"
 
 
@@ -150,8 +153,11 @@ def _front_matter(about: About) -> list[str]:
     return ["---", *lines, "---", ""]
 
 
-def _prompt(template: Template | None, eos: str, bos: str) -> list[str]:
+def _prompt(result: Result, eos: str, bos: str) -> list[str]:
     """A conversation of two questions as the model reads it."""
+    template = result.template
+    if template is None and not result.chat_template:
+        return ["None is stored: the base brings no chat template. Choose one with `stellar chat --template`."]
     if template is None:
         return ["The base's own chat template (Jinja), stored in each file."]
     turns = [Turn("{first question}", "{answer}"), Turn("{second question}")]
@@ -164,6 +170,11 @@ def _prompt(template: Template | None, eos: str, bos: str) -> list[str]:
         *text.split("\n"),
         fence,
     ]
+
+
+def _quoted(name: str) -> str:
+    """A name as a shell takes it; Chinese needs no quotes, whatever shlex says."""
+    return shlex.quote(name) if shlex.quote(re.sub(r"[^\x00-\x7f]", "x", name)).startswith("'") else name
 
 
 def _licence(about: About) -> str:

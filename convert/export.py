@@ -250,6 +250,7 @@ def _describe(job: Job, out: Path, made: Sequence[LevelFile], earlier: manifest.
         imatrix={"name": job.importance.path.name, "sha256": sha256(job.importance.path)} if job.importance else None,
         about=job.about,
         inputs=job.inputs,
+        chat_template=bool(job.vocabulary.chat_template),
     )
     ids = [job.vocabulary.id_of(name) for name in ("eos_token", "bos_token")]
     eos, bos = ("" if token is None else job.vocabulary.tokens[token] for token in ids)

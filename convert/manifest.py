@@ -82,6 +82,7 @@ class Result:
     imatrix: Mapping[str, str] | None = None
     about: About = About()
     inputs: str = ""
+    chat_template: bool = True  # whether the files hold one
 
 
 @dataclass(frozen=True)

@@ -119,3 +119,15 @@ def test_the_begin_token_is_the_models() -> None:
     """A template names it as `bos_token`, which is no text of any model."""
     template = replace(load_template("bayling"), system=Affix(prefix=(Special(BOS), Text("# "))))
     assert '{{ "<s># " }}{{ .System }}' in modelfile(replace(RESULT, template=template), "</s>", "<s>")
+
+
+def test_a_base_without_a_chat_template() -> None:
+    card = model_card(replace(RESULT, template=None, chat_template=False))
+    assert "None is stored" in card
+    assert "own chat template" in model_card(replace(RESULT, template=None))
+
+
+def test_a_licence_cannot_leave_its_quotation() -> None:
+    about = replace(RESULT.about, license='mit"""\nPARAMETER stop x')
+    assert modelfile(replace(RESULT, about=about)).count('"""') % 2 == 0
+    assert 'mit"""' not in modelfile(replace(RESULT, about=about))
