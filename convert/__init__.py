@@ -4,5 +4,5 @@ Layers: cli > report > export, verify, gguf_import > merged_folder, lora_gguf, c
 > job, weights_out, gguf_out > pipeline, manifest, hf, metadata > levels, imatrix, tensor_file
 > merge, mix > parts > adapter > adapter_keys, trained_on > adapter_config, compare, vocab, about, fingerprint
 > special > checkpoint > delta, leftovers > llama
-> safetensors, spm, pretokenizers, space, prose (then stellar_local)
+> safetensors, spm, pretokenizers, space, prose, fields (then stellar_local)
 """

@@ -1,14 +1,16 @@
 """Where a model comes from, as its sources tell it: licence, base models, data sets, languages, sampling settings.
 
 Read from the front matter of the base's and the adapters' README.md with the reader that llama.cpp's converter uses
-(gguf-py's Metadata), from generation_config.json, and from names. Two things are never taken up: a path of this
-machine, and a date. What cannot be read is left out with a warning. Knows model cards; knows no GGUF and no weights.
+(gguf-py's Metadata), from generation_config.json, and from names; nothing depends on where the program runs. Left out
+with a warning: a front matter that cannot be read, and a setting that is no usable number. Left out silently: a date,
+what looks like a path of some machine, and an entry of a card that is no text, number or list of them. Knows model
+cards; knows no GGUF and no weights.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,8 +22,10 @@ import gguf
 
 from stellar_local.console import warn
 from stellar_local.errors import StellarError, UsageError
+from stellar_local.files import is_writable
 
 from .checkpoint import read_json
+from .fields import shown
 
 # generation_config.json's names → the GGUF specification's `general.sampling.*`, in the converter's order.
 SAMPLING: dict[str, tuple[type, tuple[str, ...]]] = {
@@ -41,7 +45,6 @@ _WORDS = ("author", "version", "organization", "finetune", "basename", "license"
 _LISTS = ("base_model", "dataset", "tag", "pipeline_tag", "language")  # how the keys of lists begin
 _HUB = "https://huggingface.co/"
 _LOCAL = re.compile(r"^[/\\~.]|^[A-Za-z]:[\\/]|\\|^file:|:/(?!/)|\.(?:jsonl?|csv|txt|parquet|zip|gz)$")
-_HUB_NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")  # a folder of Hugging Face's download cache
 
 
@@ -88,8 +91,9 @@ def read_about(base: Path, adapters: Sequence[Path] = (), overrides: Mapping[str
 
     With adapters, the base is what the result was made from, and the data sets are the adapters'; the licence is the
     base's, and the adapters' where that says nothing. `overrides` (About's fields by name; sources as Hub names or
-    addresses) win over everything. What cannot be read is left out with a warning. Raises UsageError for an unknown
-    field in `overrides`.
+    addresses) win over everything. A front matter or a setting that cannot be read is left out with a warning; an
+    adapter_config.json that cannot be read says nothing here: whoever merges the adapter refuses it. Raises
+    UsageError for an unknown field in `overrides`, or one that UTF-8 cannot hold.
     """
     about = replace(_from_card(base), sampling=_read_sampling(base))
     if adapters:
@@ -111,10 +115,13 @@ def read_about(base: Path, adapters: Sequence[Path] = (), overrides: Mapping[str
 
 
 def is_local(text: str) -> bool:
-    """Whether a text looks like a path of some machine, rather than a name on the Hub or an address."""
+    """Whether a text looks like a path of some machine, rather than a name on the Hub or an address.
+
+    `organization/name` is a name on the Hub, whatever folders there are here: the same inputs give the same bytes.
+    """
     if "://" in text and not text.startswith("file:"):
         return False
-    return bool(_LOCAL.search(text)) or text.count("/") > 1 or (bool(_HUB_NAME.fullmatch(text)) and Path(text).exists())
+    return bool(_LOCAL.search(text)) or text.count("/") > 1
 
 
 def _from_card(folder: Path) -> About:
@@ -124,12 +131,13 @@ def _from_card(folder: Path) -> About:
         with _quiet():
             card = gguf.Metadata.load_model_card(folder)
         broken = "it holds no fields" if not card and path.is_file() and path.read_bytes()[:3] == b"---" else ""
+        card = _clean(card)
     except (OSError, ValueError, RecursionError, _yaml_error()) as error:
         card, broken = {}, " ".join(str(error).split())[:120]
     if broken:
         warn(f"the front matter of {folder.name}/README.md is left out: {broken}")
     with _quiet():
-        found = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), _clean(card))
+        found = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), card)
     words: dict[str, Any] = {name: getattr(found, name) or "" for name in _WORDS}
     return About(
         **words,
@@ -160,7 +168,10 @@ def _yaml_error() -> type[Exception]:
 
 
 def _clean(card: Mapping[str, Any]) -> dict[str, Any]:
-    """A card's texts and lists of texts; anything else, and anything that looks like a local path, is dropped."""
+    """A card's texts and lists of texts; anything else, and anything that looks like a local path, is dropped.
+
+    Raises ValueError for a text that UTF-8 cannot hold, and for a number too long to be written out.
+    """
     out: dict[str, Any] = {}
     for key, value in card.items():
         if not isinstance(key, str):
@@ -179,6 +190,8 @@ def _text(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return ""
     text = " ".join(str(value).split())
+    if not is_writable(text):
+        raise ValueError(f"it holds half a character (a lone surrogate) in {shown(text)}")
     return "" if is_local(text) else text
 
 
@@ -211,7 +224,7 @@ def _folder_source(base: Path) -> tuple[Source, ...]:
     folder = base.resolve()
     if cached := next((found for part in folder.parts[-3:] if (found := _CACHED.fullmatch(part))), None):
         return _parse_sources("base_model", f"{cached[1]}/{cached[2]}")
-    return _parse_sources("base_model", folder.name)
+    return _parse_sources("base_model", folder.name) if is_writable(folder.name) else ()
 
 
 def _read_sampling(base: Path) -> dict[str, int | float]:
@@ -229,9 +242,9 @@ def _read_sampling(base: Path) -> dict[str, int | float]:
         value = next((settings[name] for name in names if settings.get(name) is not None), None)
         if value is None:
             continue
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or abs(value) >= 1 << 31 or (kind is int and value != int(value)):
-            warn(f"generation_config.json has no usable {names[-1]}: {value!r}; it is left out")
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not abs(value) < 1 << 31 or (kind is int and value != int(value)):  # a NaN is not below
+            warn(f"generation_config.json has no usable {names[-1]}: {shown(value)}; it is left out")
             continue
         out[key] = kind(value)
     return out
@@ -242,6 +255,8 @@ def _override(about: About, overrides: Mapping[str, Any]) -> About:
     for name, value in overrides.items():
         if name not in {item.name for item in fields(About)}:
             raise UsageError(f"unknown field of a model's description: {name}")
+        if not is_writable(json.dumps(value, ensure_ascii=False)):
+            raise UsageError(f"the {name} of a model's description is no text: {shown(value)}", "write it in UTF-8")
         if name in ("base_models", "datasets"):
             value = _parse_sources("base_model" if name == "base_models" else name, list(value))
         elif name in ("tags", "languages"):

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stellar_local.errors import ModelError
 
 from .checkpoint import read_json
+from .fields import Fields
 
 CONFIG = "adapter_config.json"
 MERGE_WITH_PEFT = "merge it with PEFT's merge_and_unload, and convert the merged folder"
+_HINT = "compare it with another adapter's"
+_Number = TypeVar("_Number", int, float)
 
 # Fields that we read, or that say how it was trained and change nothing about what the finished adapter computes.
 # fan_in_fan_out is among them: PEFT resets it for nn.Linear, the only kind of layer that a LLaMA targets.
@@ -65,21 +69,21 @@ class AdapterConfig:
         """Read and check the configuration. Raises ModelError for what is broken, not known or cannot be merged."""
         fields = read_json(folder / CONFIG, CONFIG)
         _refuse_unknown(folder, fields)
-        read = _Reader(folder, fields)
+        read = Fields(fields, f"{folder}/{CONFIG}", _HINT)
         targets = fields.get("target_modules")
         every = not fields.get("exclude_modules") and fields.get("layers_to_transform") is None
         return cls(
-            rank=int(read.number("r", whole=True)),
+            rank=read.count("r"),
             alpha=read.number("lora_alpha"),
             rslora=bool(fields.get("use_rslora")),
             dora=bool(fields.get("use_dora")),
             ties=bool(fields.get("ensure_weight_tying")),
             base=fields["base_model_name_or_path"] if isinstance(fields.get("base_model_name_or_path"), str) else "",
-            ranks={key: int(value) for key, value in read.pattern("rank_pattern", whole=True).items()},
-            alphas=read.pattern("alpha_pattern"),
+            ranks=_patterns(read, "rank_pattern", read.counts("rank_pattern")),
+            alphas=_patterns(read, "alpha_pattern", read.numbers("alpha_pattern")),
             targets=read.names("target_modules") if every and not isinstance(targets, str) else (),
             saved=read.names("modules_to_save"),
-            tokens=read.tokens(),
+            tokens=_tokens(read, fields.get("trainable_token_indices")),
         )
 
     def rank_of(self, module: str) -> int:
@@ -118,9 +122,7 @@ def _refuse_unknown(folder: Path, fields: Mapping[str, Any]) -> None:
             raise ModelError(f"{folder} {reason}", MERGE_WITH_PEFT)
     bias = fields.get("bias")
     if bias not in (None, "none", "all", "lora_only"):
-        raise ModelError(
-            f"{folder}/{CONFIG} has an unknown kind of bias: {bias!r}", "compare it with another adapter's"
-        )
+        raise ModelError(f"{folder}/{CONFIG} has an unknown kind of bias: {bias!r}", _HINT)
     start = fields.get("init_lora_weights", True)
     if str(start).lower() not in _PLAIN_INITS:
         raise ModelError(
@@ -131,55 +133,34 @@ def _refuse_unknown(folder: Path, fields: Mapping[str, Any]) -> None:
 
 def _pattern_key(patterns: Mapping[str, object], module: str) -> str:
     """The first pattern that matches a module, by PEFT's own rule (peft/utils/other.py, get_pattern_key)."""
-    return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", module)), module)
+    return next((key for key in patterns if re.match(_expression(key), module)), module)
 
 
-class _Reader:
-    """Typed access to the configuration, with errors that name the field."""
+def _expression(key: str) -> str:
+    """The regular expression that PEFT makes of a pattern's key."""
+    return rf"(.*\.)?({key})$"
 
-    def __init__(self, folder: Path, fields: Mapping[str, Any]) -> None:
-        self._folder, self._fields = folder, fields
 
-    def number(self, key: str, whole: bool = False) -> float:
-        return self._positive(key, self._fields.get(key), whole)
+def _patterns(read: Fields, key: str, found: Mapping[str, _Number]) -> Mapping[str, _Number]:
+    """The same values by pattern. Raises ModelError for a pattern that PEFT cannot use either."""
+    for name in found:
+        try:
+            with warnings.catch_warnings():
+                # Python 3.10 only warns of a flag that is not at the start ("(?i)q_proj"); later ones refuse it.
+                warnings.simplefilter("error", DeprecationWarning)
+                re.compile(_expression(name))
+        except (re.error, DeprecationWarning, OverflowError, RecursionError) as error:
+            raise read.unusable(key, name) from error
+    return found
 
-    def pattern(self, key: str, whole: bool = False) -> dict[str, float]:
-        value = self._fields.get(key) or {}
-        if not isinstance(value, dict):
-            raise self._unusable(key, value)
-        for name in value:
-            try:
-                re.compile(name)
-            except re.error as error:
-                raise self._unusable(key, name) from error
-        return {name: self._positive(key, number, whole) for name, number in value.items()}
 
-    def names(self, key: str) -> tuple[str, ...]:
-        value = self._fields.get(key) or []
-        if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
-            raise self._unusable(key, value)
-        return tuple(value)
-
-    def tokens(self) -> dict[str, tuple[int, ...]]:
-        key = "trainable_token_indices"
-        value = self._fields.get(key) or {}
-        groups = {"embed_tokens": value} if isinstance(value, list) else value
-        if not isinstance(groups, dict):
-            raise self._unusable(key, value)
-        for rows in groups.values():
-            if not isinstance(rows, list) or not rows or not all(type(row) is int and row >= 0 for row in rows):
-                raise self._unusable(key, rows)
-            if len(set(rows)) < len(rows):
-                raise self._unusable(key, f"a token twice in {rows}")
-        return {name: tuple(rows) for name, rows in groups.items()}
-
-    def _positive(self, key: str, value: object, whole: bool) -> float:
-        kinds = int if whole else (int, float)
-        if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise self._unusable(key, value)
-        return value
-
-    def _unusable(self, key: str, value: object) -> ModelError:
-        return ModelError(
-            f"{self._folder}/{CONFIG} has no usable {key}: {value!r}", "compare it with another adapter's"
-        )
+def _tokens(read: Fields, value: object) -> dict[str, tuple[int, ...]]:
+    """trainable_token_indices: a list for the embeddings, or lists by module."""
+    key = "trainable_token_indices"
+    groups = {"embed_tokens": value} if isinstance(value, list) and value else read.mapping(key)
+    for rows in groups.values():
+        if not isinstance(rows, list) or not rows or not all(type(row) is int and row >= 0 for row in rows):
+            raise read.unusable(key, rows)
+        if len(set(rows)) < len(rows):
+            raise read.unusable(key, f"a token twice in {rows}")
+    return {name: tuple(rows) for name, rows in groups.items()}

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from stellar_local.console import warn
 from stellar_local.errors import MissingExtraError, ModelError
-from stellar_local.files import read_text, require_file, require_folder
+from stellar_local.files import is_writable, read_text, require_file, require_folder
 
 from .delta import SummedTensor, add_base, check_whole
 from .leftovers import check_leftover, is_constant
@@ -55,10 +55,14 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     text = read_text(path, what)
     try:
         data = json.loads(text)
+        # Only an escape can give half a character (a lone surrogate), which no output could hold; most files have none.
+        whole = "\\ud" not in text.lower() or is_writable(json.dumps(data, ensure_ascii=False))
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{what} is not JSON: {path} ({error})", "download or save it again") from error
     if not isinstance(data, dict):
         raise ModelError(f"{what} is not a JSON object: {path}", "download or save it again")
+    if not whole:
+        raise ModelError(f"{what} holds half a character (a lone surrogate): {path}", "download or save it again")
     return data
 
 

@@ -20,6 +20,7 @@ from .about import is_local
 from .checkpoint import Checkpoint, read_json
 from .llama import Shape
 
+TEMPLATE_FILE = "template.json"  # what training leaves in the adapter's folder
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _NAMES = {stored: name for name, stored in DTYPES.items()}
 _TOKENIZER = (
@@ -81,7 +82,7 @@ def write_surroundings(
     if template is not None:
         (folder / "chat_template.jinja").unlink(missing_ok=True)
         settings["chat_template"] = template.jinja(with_bos=with_bos)
-        (folder / "template.json").write_text(template.source, encoding="utf-8", newline="\n")
+        (folder / TEMPLATE_FILE).write_text(template.source, encoding="utf-8", newline="\n")
     if settings:
         write_json(path, _without_code(settings))
 

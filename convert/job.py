@@ -19,13 +19,12 @@ from .about import About, read_about
 from .adapter import Adapter
 from .checkpoint import Checkpoint
 from .fingerprint import fingerprint
+from .hf import TEMPLATE_FILE
 from .imatrix import Importance, read_imatrix
 from .levels import Level, check_importance
 from .llama import ROPE_FREQS, Shape, Tensor, check_tensors
 from .merge import Merger
 from .vocab import Vocabulary, read_vocabulary
-
-TEMPLATE_FILE = "template.json"  # what training leaves in the adapter's folder
 
 
 class InputsChanged(ModelError):

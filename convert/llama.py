@@ -15,9 +15,13 @@ from numpy.typing import NDArray
 
 from stellar_local.errors import ModelError
 
+from .fields import Fields
+
 ARCHITECTURE = "LlamaForCausalLM"
 EMBEDDING, FINAL_NORM, OUTPUT = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 ROPE_FREQS = "rope_freqs.weight"
+_MANY = 10_000  # layers, and values of a head: both are gone through before any weight has been looked at
+_HINT = "compare it with the original model's"
 
 # Module of a layer: (GGUF name, rows, columns, head count whose rows are reordered, kind of bias it may have)
 _LAYER: tuple[tuple[str, str, str, str | None, str | None, str | None], ...] = (
@@ -80,23 +84,24 @@ class Shape:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Shape:
         """Read config.json's fields, of Transformers 4 or 5. Raises ModelError for what is not a plain LLaMA."""
-        names = config.get("architectures") or [config.get("model_type") or "nothing named"]
+        names = config.get("architectures") or config.get("model_type") or "nothing named"
+        names = names if isinstance(names, list) else [names]
         if names not in ([ARCHITECTURE], ["LLaMAForCausalLM"]):  # the second is the first LLaMA exports' spelling
             raise ModelError(
                 f"this model's architecture is {', '.join(map(str, names))}; only {ARCHITECTURE} is supported",
                 "LLaMA, LLaMA 2, LLaMA 3, Vicuna, BayLing and SmolLM2 are of this kind",
             )
-        read = _Reader(config)
+        read = Fields(config, "config.json", _HINT)
         heads = read.count("num_attention_heads")
         width = read.count("hidden_size")
         theta, rope = _rope(config, read)
         shape = cls(
-            layers=read.count("num_hidden_layers"),
+            layers=read.count("num_hidden_layers", most=_MANY),
             width=width,
             feed_forward=read.count("intermediate_size"),
             heads=heads,
             kv_heads=read.count("num_key_value_heads", heads),
-            head_dim=read.count("head_dim", width // heads),
+            head_dim=read.count("head_dim", width // heads, _MANY),
             vocabulary=read.count("vocab_size", 32000),
             # The second is what the first LLaMA exports call it.
             context=read.count("max_position_embeddings", read.count("max_sequence_length", 2048)),
@@ -110,7 +115,7 @@ class Shape:
         if shape.heads % shape.kv_heads or shape.head_dim % 2:
             raise ModelError(
                 f"inconsistent config.json: {shape.heads} heads, {shape.kv_heads} key-value heads of {shape.head_dim}",
-                "compare it with the original model's",
+                _HINT,
             )
         if config.get("hidden_act", "silu") != "silu":
             raise ModelError(f"this model's hidden_act is {config['hidden_act']}; llama.cpp computes silu", "")
@@ -192,17 +197,17 @@ def check_tensors(shape: Shape, found: Mapping[str, tuple[int, ...]], where: str
         )
 
 
-def _rope(config: Mapping[str, Any], read: _Reader) -> tuple[float, dict[str, Any]]:
+def _rope(config: Mapping[str, Any], read: Fields) -> tuple[float, dict[str, Any]]:
     """Base frequency and scaling, from Transformers 5's rope_parameters or Transformers 4's two fields."""
     stated = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(stated, Mapping):
-        raise ModelError("config.json's rope_scaling is not an object", "compare it with the original model's")
+        raise ModelError("config.json's rope_scaling is not an object", _HINT)
     if any(isinstance(value, Mapping) for value in stated.values()):
         raise ModelError(
             "this model turns positions differently in different layers (rope_parameters by kind of layer)",
             "only plain LLaMA models are supported",
         )
-    inner = _Reader(stated, "rope_scaling of ")
+    inner = Fields(stated, "rope_scaling of config.json", _HINT)
     theta = inner.number("rope_theta", read.number("rope_theta", 10000.0))
     kind = stated.get("rope_type") or stated.get("type") or "default"
     if stated.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
@@ -226,32 +231,6 @@ def _rope(config: Mapping[str, Any], read: _Reader) -> tuple[float, dict[str, An
     if scaling["low_freq_factor"] >= scaling["high_freq_factor"]:
         raise ModelError(
             "config.json's rope_scaling is inconsistent: its low_freq_factor is not below its high_freq_factor",
-            "compare it with the original model's",
+            _HINT,
         )
     return theta, {"rope_type": kind, **scaling}
-
-
-class _Reader:
-    """Typed access to config.json or a part of it, with errors that name the field."""
-
-    def __init__(self, fields: Mapping[str, Any], part: str = "") -> None:
-        self._fields, self._part = fields, part
-
-    def count(self, key: str, default: int | None = None) -> int:
-        value = self._fields.get(key)
-        value = default if value is None else value
-        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-            raise self._unusable(key, value)
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self._fields.get(key)
-        value = default if value is None else value
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
-            raise self._unusable(key, value)
-        return float(value)
-
-    def _unusable(self, key: str, value: object) -> ModelError:
-        return ModelError(
-            f"{self._part}config.json has no usable {key}: {value!r}", "compare it with the original model's"
-        )

@@ -7,6 +7,7 @@ between kinds of processor, so the platform is told (its kind alone). Knows the 
 from __future__ import annotations
 
 import json
+import math
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from stellar_local.files import read_text
 from stellar_local.prompts import Template
 
 from .about import About
+from .fields import shown
 from .fingerprint import tool_versions
 
 FILE = "manifest.json"
@@ -131,30 +133,31 @@ def parse_manifest(text: str, where: str = FILE) -> Manifest:
     """Parse a manifest. Raises ModelError for one that is damaged, or that a later version of this program wrote."""
     try:
         data = json.loads(text)
+        json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8")  # it will be written again
         if data["format"] != _FORMAT:
             raise ModelError(
                 f"{where} has the format {data['format']!r}; {_FORMAT} is known here", "install a newer stellar-local"
             )
         levels = {str(name): _level(name, item) for name, item in data.pop("levels").items()}
         str(data["name"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ModelError(f"the manifest is damaged: {where} ({type(error).__name__}: {error})", _HINT) from error
     return Manifest(data, levels)
 
 
 def _level(name: str, item: Mapping[str, Any]) -> LevelFile:
-    """One level's entry; anything of another form is a ValueError, KeyError or TypeError."""
+    """One level's entry; anything of another form is a ValueError, KeyError, TypeError or OverflowError."""
     file, size = item["file"], item["size"]
     if not isinstance(file, str) or Path(file).name != file or not file.endswith(".gguf"):
         raise ValueError(f"{file!r} is not the name of a .gguf file")  # a manifest must not reach outside its folder
-    if not isinstance(size, int) or size < 0:
-        raise ValueError(f"{size!r} is not a size")
+    if not isinstance(size, int) or not 0 <= size < 1 << 63:
+        raise ValueError(f"{shown(size)} is not a size")
     found = item.get("divergence")
     return LevelFile(
         name,
         file,
         size,
-        float(item["bits_per_weight"]),
+        _number(item["bits_per_weight"]),
         _hash(item["sha256"]),
         {str(key): TensorRecord(str(value["type"]), _hash(value["sha256"])) for key, value in item["tensors"].items()},
         None if found is None else _divergence(found),
@@ -167,9 +170,15 @@ def _hash(value: object) -> str:
     return value
 
 
+def _number(value: object) -> float:
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{shown(value)} is not a number")
+    return float(value)
+
+
 def _divergence(data: Mapping[str, Any]) -> Divergence:
     figures = {
-        str(name): Figures(int(item["tokens"]), float(item["kl"]), float(item["same_top"]))
+        str(name): Figures(int(_number(item["tokens"])), _number(item["kl"]), _number(item["same_top"]))
         for name, item in data.items()
         if name != "reference"
     }

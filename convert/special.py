@@ -26,6 +26,7 @@ KEYS = {  # name in Hugging Face's files → in a GGUF
     "eot": "eot",
     "eom": "eom",
 }
+SPM_DEFAULT = {"unk": 0, "bos": 1, "eos": 2}  # what llama.cpp assumes of a SentencePiece vocabulary
 _NAMED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # cls has no place in a GGUF, but may stand for bos
 _FLAGS = ("bos", "eos", "sep")  # what a GGUF can say is put around a text
 

@@ -13,6 +13,7 @@ from stellar_local.errors import ModelError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # the same numbers as GGUF's token types
 UNIGRAM, BPE = 1, 2
+ADDED_SCORE = -1000.0  # what llama.cpp's converter gives to tokens that were added to a model
 _TYPES = range(NORMAL, BYTE + 1)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 

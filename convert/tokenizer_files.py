@@ -15,18 +15,18 @@ from stellar_local.errors import ModelError
 
 from . import pretokenizers, spm
 from .hf import write_json
+from .special import KEYS, SPM_DEFAULT
 
 _PREFIX = "tokenizer.ggml."
-_IDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-_ADDED_SCORE = -1000.0  # what llama.cpp's converter gives to tokens that were added to a SentencePiece model
+_NAMED = ("bos", "eos", "unk", "pad")  # what Hugging Face's files name of a GGUF's special tokens
 
 
 def special_ids(fields: Mapping[str, Any]) -> dict[str, int]:
     """The ids of bos, eos, unk and pad, where the GGUF has them; LLaMA's own where a SentencePiece one is silent."""
     count = len(fields[f"{_PREFIX}tokens"])
-    found = {"unk": 0, "bos": 1, "eos": 2} if fields.get(f"{_PREFIX}model") == "llama" else {}
-    for name, key in _IDS.items():
-        value = fields.get(f"{_PREFIX}{key}_token_id")
+    found = dict(SPM_DEFAULT) if fields.get(f"{_PREFIX}model") == "llama" else {}
+    for name in _NAMED:
+        value = fields.get(f"{_PREFIX}{KEYS[name]}_token_id")
         if isinstance(value, int) and 0 <= value < count:
             found[name] = value
     return found
@@ -94,7 +94,7 @@ def _write_sentencepiece(
     added = {
         str(index): _added(tokens[index], types[index] == spm.CONTROL)
         for index in range(count)
-        if types[index] == spm.USER_DEFINED or (types[index] == spm.CONTROL and scores[index] == _ADDED_SCORE)
+        if types[index] == spm.USER_DEFINED or (types[index] == spm.CONTROL and scores[index] == spm.ADDED_SCORE)
     }
     settings: dict[str, Any] = {"tokenizer_class": "LlamaTokenizer", "legacy": True}
     if added:

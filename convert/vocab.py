@@ -19,10 +19,9 @@ from stellar_local.errors import ModelError
 
 from . import pretokenizers, spm
 from .checkpoint import read_json
-from .special import KEYS, named_tokens, optional_json, read_special
+from .special import KEYS, SPM_DEFAULT, named_tokens, optional_json, read_special
 
-_SPM_DEFAULT = {"unk": 0, "bos": 1, "eos": 2}  # what llama.cpp assumes of a SentencePiece vocabulary
-_ADDED_SCORE, _PAD_SCORE = -1000.0, -10000.0
+_PAD_SCORE = -10000.0
 _CONTROL_LOOK = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
 
 
@@ -51,7 +50,7 @@ class Vocabulary:
         """The id of a control or user-defined token by its text, or of a name such as "eos_token"; None if absent."""
         if token.endswith("_token"):
             name = token.removesuffix("_token")
-            return self.special.get(name, _SPM_DEFAULT.get(name) if self.model == "llama" else None)
+            return self.special.get(name, SPM_DEFAULT.get(name) if self.model == "llama" else None)
         try:
             found = self.tokens.index(token)
         except ValueError:
@@ -170,9 +169,9 @@ def _read(folder: Path, config: Mapping[str, Any], rows: int) -> tuple[Vocabular
 def _correct_first_exports(vocabulary: Vocabulary, folder: Path) -> None:
     """Drop ids that cannot be: the config.json of the first LLaMA exports counts from 0 where the tokens begin at 1."""
     begin, end = vocabulary.special.get("bos"), vocabulary.special.get("eos")
-    if vocabulary.model == "llama" and begin == _SPM_DEFAULT["unk"] and end == _SPM_DEFAULT["bos"]:
+    if vocabulary.model == "llama" and begin == SPM_DEFAULT["unk"] and end == SPM_DEFAULT["bos"]:
         warn(f"config.json of {folder} names the wrong begin and end tokens; tokenizer.model's are taken")
-        vocabulary.special |= {name: _SPM_DEFAULT[name] for name in ("bos", "eos")}
+        vocabulary.special |= {name: SPM_DEFAULT[name] for name in ("bos", "eos")}
 
 
 def _read_extra(vocabulary: Vocabulary, left_out: dict[str, int], folder: Path, own: int) -> None:
@@ -194,7 +193,7 @@ def _read_extra(vocabulary: Vocabulary, left_out: dict[str, int], folder: Path, 
             )
         vocabulary.tokens[token.id], vocabulary.types[token.id] = token.stored, token.type
         if vocabulary.scores is not None:
-            vocabulary.scores[token.id] = _ADDED_SCORE
+            vocabulary.scores[token.id] = spm.ADDED_SCORE
     named = named_tokens(settings)
     for name in ("pad", "eos"):
         if vocabulary.id_of(f"{name}_token") is None and (index := vocabulary.id_of(named.get(name, ""))) is not None:
@@ -265,7 +264,7 @@ def _sentencepiece(folder: Path, settings: Mapping[str, Any], rows: int, left_ou
         if added.id >= rows:
             left_out[added.text] = added.id
         else:
-            tokens[added.id], types[added.id], scores[added.id] = added.stored, added.type, _ADDED_SCORE
+            tokens[added.id], types[added.id], scores[added.id] = added.stored, added.type, spm.ADDED_SCORE
     # llama.cpp takes the prefix for granted; a model without one must say so.
     return Vocabulary("llama", "default", tokens, types, scores, add_space_prefix=None if model.space_prefix else False)
 

@@ -184,6 +184,15 @@ def read_text(path: Path, what: str) -> str:
         raise explain(error, path, "read") from error
 
 
+def is_writable(text: str) -> bool:
+    """Whether UTF-8 can hold a text: escapes in JSON and YAML, and names of files, can give half a character."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits, read in blocks of 1 MiB."""
     digest = hashlib.sha256()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from .errors import UsageError
-from .files import read_text
+from .files import is_writable, read_text
 
 EOS, BOS = "eos_token", "bos_token"  # Jinja's names: the model's own end and begin tokens
 
@@ -248,6 +248,8 @@ def parse_template(source: str, name: str, where: str = "") -> Template:
         raise UsageError(f"template {where} is not JSON: {error}", "see templates/README.md for the format") from error
     if not isinstance(data, dict):
         raise UsageError(f"template {where} is not a JSON object", "see templates/README.md for the format")
+    if not is_writable(json.dumps(data, ensure_ascii=False)):
+        raise UsageError(f"template {where} holds half a character (a lone surrogate)", "write that character whole")
     if unknown := set(data) - set(_ALPACA_KEYS) - set(_CONVERSATION_KEYS):
         raise UsageError(f"template {where} has unknown keys: {', '.join(sorted(unknown))}")
     reader = _Reader(where)

@@ -203,6 +203,8 @@ GOOD = {"prompt_input": "{instruction} {input}", "prompt_no_input": "{instructio
         ({"add_bos": "yes"}, "add_bos must be true or false"),
         ({"identity": {"[NAME]": 1}}, "must be a text"),
         ({"description": 5}, "description must be a text"),
+        ({"prompt_no_input": "{instruction}\ud800"}, "holds half a character"),
+        ({"identity": {"\udfff": "x"}}, "holds half a character"),
     ],
 )
 def test_a_wrong_template_is_refused_by_name(change: dict[str, object], message: str | None) -> None:

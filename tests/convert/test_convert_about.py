@@ -86,9 +86,19 @@ def test_the_base_of_an_adapter(
     assert found[0] == expected or found[0].id == expected
 
 
-def test_no_path_gets_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_it_runs_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name on the Hub stays one where a folder of that name happens to be."""
+    base = write(tmp_path / "base", CARD)
+    lora = write(tmp_path / "lora", adapter_config={"base_model_name_or_path": "models/mine"})
+    found = read_about(base), read_about(base, [lora])
+    for name in ("meta-llama/Llama-2-7b", "wikimedia/wikipedia", "models/mine"):
+        (tmp_path / name).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / "models" / "mine")
+    assert (read_about(base), read_about(base, [lora])) == found
+    assert [source.id for source in found[1].base_models] == ["models/mine"]
+
+
+def test_no_path_gets_in(tmp_path: Path) -> None:
     paths = [
         "/home/u/base",
         "~/base",
@@ -97,7 +107,6 @@ def test_no_path_gets_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         r"C:\base",
         "a/b/c",
         "data/train.json",
-        "models/mine",
         "file:///x",
     ]
     assert all(map(is_local, paths))
@@ -110,7 +119,18 @@ def test_no_path_gets_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert found == About(base_models=(Source("Base"),))
 
 
-@pytest.mark.parametrize("card", ["---\na: [\n---\n", "---\n- a list\n---\n", "---\nno end: '\n", "---\n\x00\n---\n"])
+BROKEN = {
+    "no end of a list": "---\na: [\n---\n",
+    "a list": "---\n- a list\n---\n",
+    "no end of a text": "---\nno end: '\n",
+    "a zero byte": "---\n\x00\n---\n",
+    "half a character": '---\nlicense: "llama2\\ud800"\n---\n',
+    "half a character in a list": '---\ntags: [a, "\\udfff"]\n---\n',
+    "a number of 5,000 digits": f"---\nversion: 0x{'F' * 5000}\n---\n",
+}
+
+
+@pytest.mark.parametrize("card", BROKEN.values(), ids=BROKEN)
 def test_a_broken_card_is_a_warning(card: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert read_about(write(tmp_path / "base", card)) == About()
     printed = capsys.readouterr().err
@@ -135,8 +155,11 @@ def test_sampling_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert [type(value) for value in found.values()] == [int, float, float, float]
     assert capsys.readouterr().err == ""
     broken = {"temperature": "hot", "top_k": 1.5, "top_p": True, "min_p": None, "mirostat": 1 << 40}
+    broken |= {"xtc_probability": float("nan"), "xtc_threshold": float("inf"), "mirostat_tau": int("9" * 400)}
+    broken |= {"penalty_last_n": -(1 << 31)}
     assert read_about(write(tmp_path / "b", generation_config=broken)).sampling == {}
-    assert capsys.readouterr().err.count("has no usable") == 4
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 8 and all("has no usable" in line and len(line) < 200 for line in lines)
     (tmp_path / "c").mkdir()
     (tmp_path / "c/generation_config.json").write_text("{")
     assert read_about(tmp_path / "c").sampling == {}
@@ -156,3 +179,5 @@ def test_overrides_win(tmp_path: Path) -> None:
     assert found.author == "星语"
     with pytest.raises(UsageError, match="licence"):
         read_about(tmp_path / "base", overrides={"licence": "mit"})
+    with pytest.raises(UsageError, match="the license of a model's description is no text"):
+        read_about(tmp_path / "base", overrides={"license": "mit\udcff"})  # as Python reads an argument in Latin-1

@@ -19,7 +19,7 @@ from gguf_facts import tensors
 from safetensors.torch import load_file, save_file
 from tiny import write_plain_base
 
-from convert.checkpoint import Checkpoint, load_bin
+from convert.checkpoint import Checkpoint, load_bin, read_json
 from convert.leftovers import check_leftover
 from convert.levels import LEVELS
 from convert.llama import Shape
@@ -147,6 +147,20 @@ def test_an_output_that_only_seems_shared(base: Path, tmp_path: Path, capsys: py
     checkpoint = Checkpoint.open(base)
     assert Shape.from_config(checkpoint.config).tied
     assert "lm_head.weight" not in checkpoint.tensors
+
+
+def test_an_architecture_as_a_text(base: Path) -> None:
+    found = Shape.from_config(Checkpoint.open(base).config)
+    edit(base / "config.json", architectures="LlamaForCausalLM")
+    assert Shape.from_config(Checkpoint.open(base).config) == found
+
+
+def test_escapes_of_whole_characters(tmp_path: Path) -> None:
+    """Python writes what lies beyond the first plane as a pair of halves; a backslash before a u is no escape."""
+    data = {"🌟": ["𠮷", "\\ud800"]}
+    (tmp_path / "x.json").write_text(json.dumps(data))
+    assert "\\ud83c\\udf1f" in (tmp_path / "x.json").read_text()
+    assert read_json(tmp_path / "x.json", "x.json") == data
 
 
 def test_first_exports_config(base: Path) -> None:

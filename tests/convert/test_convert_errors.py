@@ -50,6 +50,7 @@ def no_b(data: dict) -> None:
             data[name] = data[name] * 0
 
 
+LONG = int("9" * 400)  # whole numbers of JSON may be longer than any float
 CONFIG, MODEL, TOKENIZER = "config.json", "model.safetensors", "tokenizer.model"
 
 # What is done to a copy of the base → a part of the sentence.
@@ -63,9 +64,41 @@ BASES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda base: edit(base / CONFIG, architectures=["MixtralForCausalLM"]),
         "MixtralForCausalLM",
     ),
+    "a number for an architecture": (lambda base: edit(base / CONFIG, architectures=5), "architecture is 5; only"),
+    "a text for architectures": (
+        lambda base: edit(base / CONFIG, architectures="MixtralForCausalLM"),
+        "architecture is MixtralForCausalLM; only",
+    ),
     "no architecture": (lambda base: edit(base / CONFIG, architectures=None, model_type=None), "only LlamaForCausalLM"),
     "no layers": (lambda base: edit(base / CONFIG, num_hidden_layers=None), "no usable num_hidden_layers"),
     "a text for a number": (lambda base: edit(base / CONFIG, hidden_size="64"), "no usable hidden_size"),
+    **{
+        f"{key}: {str(value)[:12]}": (
+            lambda base, key=key, value=value: edit(base / CONFIG, **{key: value}),
+            f"config.json has no usable {key}: {str(value)[:12]}",
+        )
+        for key, value in (
+            ("rms_norm_eps", LONG),
+            ("rms_norm_eps", float("inf")),
+            ("rms_norm_eps", float("nan")),
+            ("rms_norm_eps", 1e300),
+            ("rope_theta", float("inf")),
+            ("max_position_embeddings", 1 << 32),
+            ("vocab_size", LONG),
+            ("num_hidden_layers", 10**12),
+            ("num_hidden_layers", 10**9),
+            ("head_dim", 1 << 32),
+        )
+    },
+    **{
+        f"a scaling of {value} positions": (
+            lambda base, value=value: edit(
+                base / CONFIG, rope_parameters={"rope_type": "llama3", "original_max_position_embeddings": value}
+            ),
+            f"rope_scaling of config.json has no usable original_max_position_embeddings: {value}",
+        )
+        for value in (float("inf"), float("nan"))
+    },
     "odd heads": (lambda base: edit(base / CONFIG, num_key_value_heads=3), "inconsistent config.json"),
     "another activation": (lambda base: edit(base / CONFIG, hidden_act="gelu"), "hidden_act is gelu"),
     "yarn": (
@@ -155,6 +188,14 @@ BASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a token twice": (
         lambda base: (base / "added_tokens.json").write_text(json.dumps({"</s>": 479})),
         "'</s>' twice",
+    ),
+    "half a character for a token": (
+        lambda base: (base / "added_tokens.json").write_text('{"\\ud800": 479}'),
+        "added_tokens.json holds half a character (a lone surrogate)",
+    ),
+    "half a character in a chat template": (
+        lambda base: (base / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}\\uDFFF"}'),
+        "tokenizer_config.json holds half a character (a lone surrogate)",
     ),
     "odd added tokens": (
         lambda base: (base / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"x": 1}}'),
@@ -262,6 +303,25 @@ ADAPTERS: dict[str, tuple[Callable[[Path], object], str]] = {
         "no usable rank_pattern",
     ),
     "no pattern": (lambda lora: edit(lora / ADAPTER_CONFIG, alpha_pattern={"(": 2}), "no usable alpha_pattern: '('"),
+    **{
+        f"the pattern {key[:12]}": (
+            lambda lora, key=key: edit(lora / ADAPTER_CONFIG, alpha_pattern={key: 2}),
+            f"no usable alpha_pattern: {key!r}"[:60],
+        )
+        # The first is a regular expression, but not where PEFT builds it in; the others are more than Python can build.
+        for key in ("(?i)Q_proj", "q{99999999999999}", "(" * 5000 + ")" * 5000)
+    },
+    "a long rank": (lambda lora: edit(lora / ADAPTER_CONFIG, r=LONG), "no usable r: 999"),
+    "a long alpha": (lambda lora: edit(lora / ADAPTER_CONFIG, lora_alpha=LONG), "no usable lora_alpha: 999"),
+    "a large alpha": (lambda lora: edit(lora / ADAPTER_CONFIG, lora_alpha=1e300), "no usable lora_alpha: 1e+300"),
+    "a long alpha of its own": (
+        lambda lora: edit(lora / ADAPTER_CONFIG, alpha_pattern={"q_proj": LONG}),
+        "no usable alpha_pattern: 999",
+    ),
+    "a long token": (
+        lambda lora: edit(lora / ADAPTER_CONFIG, trainable_token_indices=[LONG]),
+        "do not agree about model.embed_tokens",
+    ),
     "an endless alpha": (
         lambda lora: edit(lora / ADAPTER_CONFIG, alpha_pattern={"q": float("inf")}),
         "no usable alpha_pattern",

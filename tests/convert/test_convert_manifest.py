@@ -107,11 +107,20 @@ def test_it_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         ("星语者-Q8_0.gguf", "notes.txt", "is not the name of a .gguf file"),
         ("ab" * 32, "xy", "is not a SHA-256"),
         ("7000000000", '"many"', "is not a size"),
+        ("7000000000", "9" * 400, "is not a size"),
         ("4.84", '"few"', "damaged"),
+        ("4.84", "9" * 400, "damaged"),
+        ("4.84", "1e999", "damaged"),
+        ("4.84", "NaN", "damaged"),
+        ("6738415616", "Infinity", "damaged"),
+        ("bayling-7b", r"\ud800", "damaged"),
+        ('"tokens": 400', f'"tokens": {"9" * 400}', "damaged"),
+        ('"tokens": 400', '"tokens": Infinity', "damaged"),
+        ('"kl": 0.0123456', '"kl": "few"', "damaged"),
     ],
 )
 def test_a_damaged_one(old: str, new: str, message: str) -> None:
-    text = manifest_of(RESULT).text()
+    text = manifest_of(RESULT).measured({"Q4_K_M": FIGURES}).text()
     assert old in text
     with pytest.raises(ModelError, match=message):
         parse_manifest(text.replace(old, new, 1), "somewhere/manifest.json")
