@@ -70,7 +70,7 @@ class AdapterConfig:
         every = not fields.get("exclude_modules") and fields.get("layers_to_transform") is None
         return cls(
             rank=int(read.number("r", whole=True)),
-            alpha=read.number("lora_alpha"),
+            alpha=float(read.number("lora_alpha")),
             rslora=bool(fields.get("use_rslora")),
             dora=bool(fields.get("use_dora")),
             ties=bool(fields.get("ensure_weight_tying")),
