@@ -21,7 +21,7 @@ from stellar_local.console import warn
 from stellar_local.errors import MissingExtraError, ModelError
 from stellar_local.files import is_writable, read_text, require_file, require_folder
 
-from .delta import SummedTensor, add_base, check_whole
+from .delta import add_base, check_whole
 from .leftovers import check_leftover, is_constant
 from .llama import EMBEDDING, OUTPUT
 from .safetensors import RowSource, StoredTensor, read_table, require_float, same_values
@@ -94,14 +94,16 @@ def load_bin(path: Path) -> dict[str, TorchTensor]:
                 f"{path} holds {name}, which is not a tensor",
                 "use the original checkpoint in float32, float16 or bfloat16",
             )
-        tensors[str(name)] = TorchTensor(path, str(name), tensor, names.get(tensor.dtype, str(tensor.dtype)))
+        dtype = names.get(tensor.dtype, str(tensor.dtype))
+        # An nn.Parameter gives no numbers before it is detached.
+        tensors[str(name)] = TorchTensor(path, str(name), tensor.detach(), dtype)
     return tensors
 
 
 class Checkpoint:
     """An opened checkpoint: `config` is config.json, `tensors` maps names to sources of rows.
 
-    The files stay open until `close`, or until nothing refers to the checkpoint any more.
+    The files stay open until nothing refers to the checkpoint any more.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any], tensors: Mapping[str, RowSource]) -> None:
@@ -133,22 +135,11 @@ class Checkpoint:
                 config["tie_word_embeddings"] = False
         return cls(folder, config, tensors)
 
-    def close(self) -> None:
-        """Close the files; nothing can be read afterwards."""
-        for tensor in self.tensors.values():
-            for part in (tensor.difference, tensor.base) if isinstance(tensor, SummedTensor) else (tensor,):
-                if isinstance(part, StoredTensor):
-                    part.file.close()
-
     def source(self, name: str) -> RowSource:
         """The tensor `name`. Raises ModelError if the checkpoint lacks it."""
         if name not in self.tensors:
             raise ModelError(f"{self.folder} lacks the tensor {name}", "download it again: the copy is incomplete")
         return self.tensors[name]
-
-    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows `start` to `stop` of a tensor as float32 [stop - start, …]. Raises ModelError."""
-        return self.source(name).read(start, stop)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

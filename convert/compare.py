@@ -9,9 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .safetensors import RowSource, from_float32
-
-_STEP = 4096  # rows compared at a time
+from .safetensors import RowSource, from_float32, spans
 
 
 def same_numbers(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
@@ -32,17 +30,15 @@ def same_rows(one: RowSource, other: RowSource) -> bool:
     """Whether the first rows of two tensors, as many as the shorter one has, hold the same numbers."""
     count = min(one.shape[0], other.shape[0])
     return one.shape[1:] == other.shape[1:] and all(
-        same_numbers(one.read(start, stop), other.read(start, stop))
-        for start in range(0, count, _STEP)
-        for stop in [min(start + _STEP, count)]
+        same_numbers(one.read(start, stop), other.read(start, stop)) for start, stop in spans((count, *one.shape[1:]))
     )
 
 
 def is_zero(source: RowSource) -> bool:
     """Whether every number of a tensor is zero."""
-    return not any(source.read(start, start + _STEP).any() for start in range(0, source.shape[0], _STEP))
+    return not any(source.read(start, stop).any() for start, stop in spans(source.shape))
 
 
 def is_finite(source: RowSource) -> bool:
     """Whether a tensor holds neither NaN nor infinity."""
-    return all(bool(np.isfinite(source.read(start, start + _STEP)).all()) for start in range(0, source.shape[0], _STEP))
+    return all(bool(np.isfinite(source.read(start, stop)).all()) for start, stop in spans(source.shape))

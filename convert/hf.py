@@ -1,8 +1,9 @@
-"""A Hugging Face folder as output: weights streamed into safetensors, with the files around them.
+"""What a merged Hugging Face folder holds beside its weights: configuration, tokenizer, template and licence.
 
-Knows the folder's layout and sharding. The merged folder keeps the base's tokenizer and configuration, but for what
+The folder keeps the base's tokenizer and configuration, but for what
 merging changed: vocabulary size, shared embeddings, added tokens, the prompt template. Only files of known names are
-copied, and nothing that makes Transformers run code from the folder (`*.py`, `auto_map`).
+copied, and nothing that makes Transformers run code from the folder (`*.py`, `auto_map`). Knows names and JSON; knows
+no tensor.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .llama import Shape
 TEMPLATE_FILE = "template.json"  # what training leaves in the adapter's folder
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _NAMES = {stored: name for name, stored in DTYPES.items()}
+_CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")  # the places beside tokenizer_config.json
 _TOKENIZER = (
     "tokenizer.model",
     "tokenizer.json",
@@ -31,7 +33,7 @@ _TOKENIZER = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    "chat_template.jinja",
+    *_CHAT_TEMPLATES,
 )
 _LICENCES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
 _GENERATION = "generation_config.json"
@@ -80,7 +82,8 @@ def write_surroundings(
     path = folder / "tokenizer_config.json"
     settings = read_json(path, path.name) if path.is_file() else {}
     if template is not None:
-        (folder / "chat_template.jinja").unlink(missing_ok=True)
+        for name in _CHAT_TEMPLATES:
+            (folder / name).unlink(missing_ok=True)
         settings["chat_template"] = template.jinja(with_bos=with_bos)
         (folder / TEMPLATE_FILE).write_text(template.source, encoding="utf-8", newline="\n")
     if settings:

@@ -28,14 +28,16 @@ _HINT = "give a file that llama-imatrix wrote for this very model"
 _AGAIN = "make it again, or download it again"
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _KEYS = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
-_LONGEST_NAME = 256  # of a tensor in the older form; real ones have about 25 bytes
+# Limits of the older form, far above what a real file has: names of 25 bytes, and for a LLaMA of 405B under a thousand
+# entries and 80 MB.
+_LONGEST_NAME, _MOST_ENTRIES, _LARGEST = 256, 1 << 16, 1 << 29
 
 
 @dataclass(frozen=True)
 class Importance:
     """An importance matrix: `entries` maps a tensor's GGUF name to float32 [columns], finite and not negative.
 
-    `datasets` names the texts it was measured on, as the file does; `chunks` counts the pieces of `chunk_size` tokens
+    `datasets` names the texts it was measured on, as the file does; `chunks` counts the pieces that they were cut into
     (0 where the file does not say).
     """
 
@@ -43,7 +45,6 @@ class Importance:
     entries: Mapping[str, NDArray[np.float32]]
     datasets: tuple[str, ...]
     chunks: int
-    chunk_size: int
 
     def check_fits(self, tensors: Iterable[Tensor]) -> None:
         """Raise ModelError unless it was made for a model with these tensors: some known, none of another length."""
@@ -83,7 +84,7 @@ def read_imatrix(path: Path) -> Importance:
     try:
         with path.open("rb") as handle:
             is_gguf = handle.read(4) == b"GGUF"
-        found = _read_gguf(read_header(path, whole=True)) if is_gguf else _read_dat(path, path.read_bytes())
+        found = _read_gguf(read_header(path, whole=True)) if is_gguf else _read_dat(path)
     except OSError as error:
         raise explain(error, path, "read") from error
     for name, entry in found.entries.items():
@@ -118,7 +119,7 @@ def _read_gguf(header: Header) -> Importance:
         entries[stem] = _means(sums, counts)
     if not entries:
         raise _damaged(path, "it has no entries")
-    return Importance(path, entries, tuple(map(str, datasets)), chunks, size)
+    return Importance(path, entries, tuple(map(str, datasets)), chunks)
 
 
 def _stored(header: Header, info: TensorInfo) -> NDArray[np.float32]:
@@ -143,12 +144,19 @@ def _means(sums: NDArray[np.float32], counts: NDArray[np.float32]) -> NDArray[np
     return means.reshape(-1)
 
 
-def _read_dat(path: Path, data: bytes) -> Importance:
-    """The older form: counted entries of name, number of calls and values; then, perhaps, chunks and the dataset."""
-    number, first = struct.unpack_from("<ii", data.ljust(8, b"\0"))
-    if number < 1 or not 0 < first <= _LONGEST_NAME:
-        raise ModelError(f"not an importance matrix: {path}", _HINT)
-    cursor = _Cursor(path, data)
+def _read_dat(path: Path) -> Importance:
+    """The older form: counted entries of name, number of calls and values; then, perhaps, chunks and the dataset.
+
+    It has no mark of its own, so its first numbers and its size are judged before the rest is read.
+    """
+    with path.open("rb") as handle:
+        head = handle.read(8)
+        number, first = struct.unpack("<ii", head.ljust(8, b"\0"))
+        if not 0 < number <= _MOST_ENTRIES or not 0 < first <= _LONGEST_NAME:
+            raise ModelError(f"not an importance matrix: {path}", _HINT)
+        if (size := path.stat().st_size) > _LARGEST:
+            raise ModelError(f"not an importance matrix: {path} has {size:,} bytes, more than any has", _HINT)
+        cursor = _Cursor(path, head + handle.read(_LARGEST))
     cursor.take(4)
     entries: dict[str, NDArray[np.float32]] = {}
     for _ in range(number):
@@ -162,7 +170,7 @@ def _read_dat(path: Path, data: bytes) -> Importance:
         entries[name] = values / np.float32(calls) if calls > 0 else values
     chunks = 0 if cursor.at_end else cursor.count()
     dataset = "" if cursor.at_end else cursor.text(cursor.count())
-    return Importance(path, entries, (dataset,) if dataset else (), chunks, 0)
+    return Importance(path, entries, (dataset,) if dataset else (), chunks)
 
 
 class _Cursor:

@@ -97,14 +97,14 @@ def tensor_type(level: Level, tensor: Tensor, shape: Shape, importance: bool = F
     return mixed_type(level.name, level.type, tensor, shape, importance) if level.quantized else level.type
 
 
-def needs_entry(level: Level, tensor: Tensor, shape: Shape, importance: bool = True) -> bool:
-    """Whether llama.cpp refuses to write a tensor at a level without the importance of its own columns.
+def _needs_entry(level: Level, tensor: Tensor, shape: Shape) -> bool:
+    """Whether llama.cpp, given an importance matrix, refuses to write a tensor at a level if it has no entry there.
 
     Source: tensor_requires_imatrix in llama-quant.cpp. Embeddings and output never need it.
     """
     if not tensor.gguf.startswith("blk."):
         return False
-    type = tensor_type(level, tensor, shape, importance)
+    type = tensor_type(level, tensor, shape, importance=True)
     return type in NEED_IMPORTANCE or (type is GgmlType.Q2_K and level.name == "Q2_K_S")
 
 
@@ -112,7 +112,7 @@ def check_importance(levels: Iterable[Level], shape: Shape, entries: Container[s
     """Raise ModelError if a level needs the importance of a tensor whose GGUF name is not in `entries`."""
     for level in levels:
         for tensor in shape.tensors():
-            if needs_entry(level, tensor, shape) and tensor.gguf not in entries:
+            if _needs_entry(level, tensor, shape) and tensor.gguf not in entries:
                 raise ModelError(
                     f"the importance matrix has no entry for {tensor.gguf}, which {level.name} needs",
                     "make it from all layers of this very model, or choose a level that needs none",
@@ -130,25 +130,24 @@ class LevelRow:
     size_13b: float
 
 
-def level_table(importance: bool = False) -> list[LevelRow]:
+def level_table() -> list[LevelRow]:
     """What each level is: its sizes, computed from three models' true shapes.
 
-    `importance` gives the mixes with an importance matrix to those levels too that can do without.
+    With an importance matrix where a level needs one, without where it can do without.
     """
     small, medium, large = _known_shapes()
     rows = []
     for level in LEVELS.values():
-        given = importance or level.needs_importance
-        sizes = [_size(level, shape, given) for shape in (small, medium, large)]
+        sizes = [_size(level, shape) for shape in (small, medium, large)]
         bits = 8 * sizes[0] / sum(tensor.size for tensor in small.tensors())
         rows.append(LevelRow(level, bits, *(size / 2**30 for size in sizes)))
     return rows
 
 
-def _size(level: Level, shape: Shape, importance: bool) -> int:
+def _size(level: Level, shape: Shape) -> int:
     """The bytes of all weights of a model at a level."""
     return sum(
-        tensor.rows * row_size(tensor_type(level, tensor, shape, importance), tensor.columns)
+        tensor.rows * row_size(tensor_type(level, tensor, shape, level.needs_importance), tensor.columns)
         for tensor in shape.tensors()
     )
 

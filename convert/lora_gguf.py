@@ -19,7 +19,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from stellar_local.errors import ModelError, UsageError
+from stellar_local.errors import ModelError
 from stellar_local.files import ensure_folder
 from stellar_local.native import ggml
 from stellar_local.native.ggml import GgmlType
@@ -28,7 +28,6 @@ from .adapter import Adapter, Pair, whole
 from .gguf_out import GgufStream
 from .llama import EMBEDDING, OUTPUT, Shape, Tensor, head_order
 
-TYPES = {"F32": GgmlType.F32, "F16": GgmlType.F16}
 _REASONS = {
     "magnitudes": "is a DoRA adapter",
     "replaced": "replaces whole tensors",
@@ -70,23 +69,19 @@ class _Part:
             return np.ascontiguousarray(a.T) if self.tensor.name == EMBEDDING else a
         b = whole(self.pair.b)
         if self.factor != 1.0:
-            b = b * np.float32(self.factor)
+            with np.errstate(over="ignore"):  # refused when it is stored
+                b = b * np.float32(self.factor)
         return b[head_order(b.shape[0], self.tensor.heads)] if self.tensor.heads else b
 
 
-def write_lora_gguf(
-    adapter: Adapter, weight: float, shape: Shape, name: str, path: Path, type: str = "F32", base_name: str = ""
-) -> int:
-    """Write `adapter` for a base of the shape `shape` to `path`, whole or not at all; returns the file's size in bytes.
+def write_lora_gguf(adapter: Adapter, weight: float, shape: Shape, name: str, path: Path, base_name: str = "") -> None:
+    """Write `adapter` for a base of the shape `shape` to `path` in float32, whole or not at all.
 
-    `weight` is the weight that scale 1 stands for at run time, `name` becomes general.name, `type` is "F32" (exact) or
-    "F16", `base_name` the base's name for people. Holds one half of a pair at a time. Raises UsageError for an unknown
-    type; ModelError for an adapter that does not fit the base, that llama.cpp cannot apply at run time, or whose
-    values F16 cannot hold; StellarError for a file that cannot be written.
+    `weight` is the weight that scale 1 stands for at run time, `name` becomes general.name, `base_name` the base's name
+    for people. Holds one half of a pair at a time. Raises ModelError for an adapter that does not fit the base, that
+    llama.cpp cannot apply at run time, or whose scaled values float32 cannot hold; StellarError for a file that cannot
+    be written.
     """
-    if type.upper() not in TYPES:
-        raise UsageError(f"unknown type for an adapter's GGUF: {type}", f"use one of {', '.join(TYPES)}")
-    stored_type = TYPES[type.upper()]
     _check_applicable(adapter, shape)
     alpha, parts = _scaled(adapter, weight, shape)
     fields: dict[str, Any] = {
@@ -94,25 +89,24 @@ def write_lora_gguf(
         "adapter.type": "lora",
         "general.name": name,
         **({"general.base_model.count": 1, "general.base_model.0.name": base_name} if base_name else {}),
-        "adapter.lora.alpha": alpha,
+        "adapter.lora.alpha": float(alpha),  # llama.cpp aborts on a whole number
         "general.quantization_version": gguf.GGML_QUANT_VERSION,
     }
     tensors = [tensor for part in parts for tensor, _ in part.stored()]
-    types = {tensor.gguf: stored_type for tensor in tensors}
+    types = {tensor.gguf: GgmlType.F32 for tensor in tensors}
     ensure_folder(path.absolute().parent)
     stream = GgufStream(path, fields, tensors, types)
     try:
         stream.open()
         for part in parts:
             for _, is_b in part.stored():
-                stream.write(ggml.quantize(stored_type, part.values(is_b)).data.cast("B"))
+                stream.write(ggml.quantize(GgmlType.F32, part.values(is_b)).data.cast("B"))
                 stream.end_tensor()
         stream.finish()
     except BaseException:
         stream.discard()
         raise
     stream.forget()
-    return stream.file.size
 
 
 def _check_applicable(adapter: Adapter, shape: Shape) -> None:
@@ -149,5 +143,8 @@ def _scaled(adapter: Adapter, weight: float, shape: Shape) -> tuple[float, list[
     wanted = {weight * pair.scale * pair.a.shape[0] for _, pair in pairs}  # what alpha would have to be
     # Equal but for the last bits of a root, where ranks differ, is not equal: then B takes up the rest.
     alpha = wanted.pop() if len(wanted) == 1 else adapter.alpha
+    limits = np.finfo(np.float32)
+    if not float(limits.tiny) <= abs(alpha) <= float(limits.max):
+        raise ModelError(f"{adapter.folder} has an alpha of {alpha:g}, which a GGUF cannot hold", _MERGE)
     parts = [_Part(tensor, pair, weight * pair.scale * pair.a.shape[0] / alpha) for tensor, pair in pairs]
     return alpha, parts

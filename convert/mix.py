@@ -62,10 +62,6 @@ def _more_bits(place: Place) -> bool:
     return not _middle(place) or (place.layer - place.layers // 8) % 3 == 2
 
 
-def _measured(place: Place) -> bool:
-    return place.importance
-
-
 def _unmeasured(place: Place) -> bool:
     return not place.importance
 

@@ -13,7 +13,7 @@ import os
 import struct
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,7 @@ _OTHER_SIZES = {  # what quantized checkpoints store; types of less than a byte 
     **dict.fromkeys(("U32", "I32"), 4),
     **dict.fromkeys(("U64", "I64", "C64"), 8),
 }
+_WEIGHTS_AT_ONCE = 1 << 20  # 4 MiB as float32
 _LONGEST_HEADER = 100_000_000  # the limit that the reference implementation sets
 
 
@@ -47,21 +48,25 @@ class RowSource(Protocol):
         """Rows `start` to `stop` as a float32 array of their own. Raises ModelError, StellarError."""
 
 
+def spans(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Where to cut a tensor of this shape for reading it once: ranges of rows, of about a million weights each."""
+    rows = shape[0] if shape else 1
+    step = max(1, _WEIGHTS_AT_ONCE // max(1, math.prod(shape[1:])))
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
+
+
 def same_values(one: RowSource, other: RowSource) -> bool:
     """Whether two tensors are equal in shape and in every value, compared a few rows at a time."""
-    if one.shape != other.shape:
-        return False
-    rows = one.shape[0] if one.shape else 1
-    step = max(1, (4 << 20) // max(1, math.prod(one.shape[1:])))
-    return all(
-        np.array_equal(one.read(start, start + step), other.read(start, start + step)) for start in range(0, rows, step)
+    return one.shape == other.shape and all(
+        np.array_equal(one.read(start, stop), other.read(start, stop)) for start, stop in spans(one.shape)
     )
 
 
 class SharedFile:
     """A file that many threads read at once, each at its own offset, through one descriptor.
 
-    Opened at once, closed by `close` or when nothing refers to it any more.
+    Opened at once, closed when nothing refers to it any more.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,7 +76,7 @@ class SharedFile:
             self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except OSError as error:
             raise explain(error, path, "read") from error
-        self.close = weakref.finalize(self, os.close, self._descriptor)
+        weakref.finalize(self, os.close, self._descriptor)
         self._lock = threading.Lock()  # where a read must seek first
 
     @property
@@ -83,8 +88,6 @@ class SharedFile:
         """Read into all of `buffer` from `offset` on; returns how many bytes there were. Raises StellarError."""
         done = 0
         try:
-            if not self.close.alive:
-                raise ValueError(f"{self.path} is closed")
             while done < len(buffer):
                 count = self._read(buffer[done:], offset + done)
                 if not count:
@@ -167,8 +170,13 @@ def to_float32(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
 
 
 def from_float32(rows: NDArray[np.float32], dtype: str) -> NDArray[Any]:
-    """Float32 values as stored ones, rounded to the nearest (ties to even); BF16 is given as uint16."""
+    """Float32 values as stored ones, rounded to the nearest (ties to even); BF16 is given as uint16.
+
+    Raises ModelError for NaN, infinity and values that the type cannot hold.
+    """
     if dtype == "F32":
+        if not np.isfinite(rows).all():
+            raise ModelError("a weight is NaN or infinite", "the checkpoint or the adapter is damaged")
         return rows
     if dtype == "F16":
         with np.errstate(over="ignore"):

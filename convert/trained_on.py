@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from stellar_local.console import printable, warn
+from stellar_local.console import warn
 from stellar_local.errors import ModelError, StellarError
 from stellar_local.files import sha256
 
@@ -25,7 +25,7 @@ from .safetensors import RowSource
 
 RECORD = "training.json"  # what `stellar train` leaves beside an adapter: {"run": {"base", "base_config", …}, …}
 _TENSORS, _ROWS = 16, 3  # how much of two bases is compared
-_NETWORK = ("//", "\\\\")  # Windows would log in to any server that an adapter names
+_NETWORK = ("//", "/??/")  # Windows, to which both slashes are one, would log in to any server that an adapter names
 _DIMENSIONS = ("layers", "width", "feed_forward", "heads", "kv_heads", "head_dim")
 
 
@@ -37,7 +37,7 @@ def check_trained_on(adapter: Path, named: str, base: Checkpoint) -> None:
     """
     run = _recorded_run(adapter)
     folders = [name for name in (run.get("base"), named) if isinstance(name, str) and name]
-    for folder in [Path(name) for name in folders if not name.startswith(_NETWORK)]:
+    for folder in [Path(name) for name in folders if not name.replace("\\", "/").startswith(_NETWORK)]:
         difference = _difference(folder, base)
         if difference:
             raise ModelError(
@@ -51,10 +51,8 @@ def check_trained_on(adapter: Path, named: str, base: Checkpoint) -> None:
         return
     if folders and (recorded or not _same_name(folders[-1], base)):
         warn(
-            printable(
-                f"{adapter} says that it was trained on {folders[-1]}; the base given is {base.folder}, and whether "
-                "that is the same model cannot be checked"
-            )
+            f"{adapter} says that it was trained on {folders[-1]}; the base given is {base.folder}, and whether "
+            "that is the same model cannot be checked"
         )
 
 

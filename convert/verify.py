@@ -23,7 +23,7 @@ from . import card
 from .divergence import Reference, measure, read_reference
 from .manifest import FILE, Divergence, LevelFile, Manifest, read_manifest
 
-_USUAL = ("F16", "BF16", "F32")  # references, the usual one first
+_PREFERRED = ("F16", "BF16", "F32")  # as references
 _BLOCK = 1 << 20
 _MOST_NAMED = 5  # tensors of a file that are named one by one
 
@@ -195,9 +195,9 @@ def _measure_all(folder: Path, manifest: Manifest, checks: dict[str, LevelCheck]
 def _find_reference(
     folder: Path, manifest: Manifest, checks: dict[str, LevelCheck], threads: int | None
 ) -> Reference | None:
-    """The first of the usual references, else of the levels by precision, that is sound and runs."""
+    """The first of the preferred references, else of the levels by precision, that is sound and runs."""
     precise = sorted(manifest.levels.values(), key=lambda item: item.bits_per_weight, reverse=True)
-    for name in dict.fromkeys([*_USUAL, *(item.level for item in precise)]):
+    for name in dict.fromkeys([*_PREFERRED, *(item.level for item in precise)]):
         if name not in manifest.levels:
             continue
         item, check = manifest.levels[name], checks.get(name)
@@ -215,6 +215,6 @@ def _find_reference(
 
 
 def _against(reference: str) -> str:
-    if reference in _USUAL:
+    if reference in _PREFERRED:
         return f"against {reference}"
-    return f"against {reference}, the most precise level here; add F16 to --levels for the usual figure"
+    return f"against {reference}, the most precise level here; F16 among --levels would be a better reference"

@@ -31,6 +31,11 @@ def printable(text: str) -> str:
     return text.translate(_SAFE)
 
 
+def _one_line(text: str) -> str:
+    """Text from a file as one line that is safe to print, so that a name cannot pass for a message of ours."""
+    return printable(" ".join(text.splitlines()))
+
+
 def restore_streams() -> None:
     """Put a null device in the place of standard streams that the caller has closed, where Python has None."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
@@ -47,20 +52,26 @@ def use_utf8(*streams: IO[str]) -> None:
 
 
 def say(message: str) -> None:
-    """Print one line for people on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Print a message for people on stderr, made safe: it may quote names from a file.
+
+    A log that is full or whose reader is gone must not stop the work: from then on messages go nowhere.
+    """
+    try:
+        print(printable(message), file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for the process's life
 
 
 def warn(message: str) -> None:
     """Print one warning line on stderr."""
-    say(f"stellar: warning: {message}")
+    say(f"stellar: warning: {_one_line(message)}")
 
 
 def show_error(error: StellarError) -> None:
     """Print an error as its sentence and, on a second line, its hint."""
-    say(f"stellar: error: {printable(error.message)}")
+    say(f"stellar: error: {error.message}")
     if error.hint:
-        say(f"  hint: {printable(error.hint)}")
+        say(f"  hint: {error.hint}")
 
 
 class Progress(Protocol):
@@ -77,10 +88,10 @@ class _PlainProgress:
     """Progress for logs and pipes: a line at each tenth, so that a log file stays short."""
 
     def __init__(self, label: str, total: float, unit: str) -> None:
-        self._label, self._total, self._done, self._shown = label, max(total, 1e-9), 0.0, 0
+        self._label, self._total, self._done, self._shown = _one_line(label), max(total, 1e-9), 0.0, 0
         self._unit = unit
         self._started: tuple[float, float] | None = None  # when, and how much was done before
-        say(f"{label} ...")
+        say(f"{self._label} ...")
 
     def advance(self, amount: float = 1.0) -> None:
         self._done += amount
@@ -98,7 +109,7 @@ class _PlainProgress:
             say(line + (f", {left:.0f} s left" if left >= 1 else ""))
 
     def describe(self, text: str) -> None:
-        self._label = text
+        self._label = _one_line(text)
 
 
 def _rate(speed: float, unit: str) -> str:
@@ -132,14 +143,14 @@ def progress(label: str, total: float, unit: str = "") -> Iterator[Progress]:
         TimeRemainingColumn(),
         console=Console(stderr=True),
     ) as bar:
-        task = bar.add_task(label, total=total)
+        task = bar.add_task(_one_line(label), total=total)
 
         class _RichProgress:
             def advance(self, amount: float = 1.0) -> None:
                 bar.advance(task, amount)
 
             def describe(self, text: str) -> None:
-                bar.update(task, description=text)
+                bar.update(task, description=_one_line(text))
 
         yield _RichProgress()
 

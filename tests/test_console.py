@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from stellar_local import console
+from stellar_local.errors import StellarError
 
 
 @pytest.mark.parametrize(
@@ -33,8 +39,49 @@ def test_plain_progress_writes_a_line_a_tenth(capsys: pytest.CaptureFixture[str]
     assert lines[-1] == "work: 100%"
 
 
+def test_messages_are_neutralised_once(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "x\x1b]0;owned\x07"
+    console.say(f"two\nlines of {name} 中文")
+    console.show_error(StellarError(f"no {name}", f"rename {name}"))
+    console.warn(f"{name}\nstellar: error: forged\u2028too")
+    assert capsys.readouterr().err == (
+        "two\nlines of x␛]0;owned 中文\n"
+        "stellar: error: no x␛]0;owned\n  hint: rename x␛]0;owned\n"
+        "stellar: warning: x␛]0;owned stellar: error: forged too\n"
+    )
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_labels_of_progress_are_neutralised(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setenv("COLUMNS", "100")
+    with console.progress("first \x1b]0;owned\x07", 2) as bar:
+        bar.advance()
+        bar.describe("[b]then\x1b]0;owned\x07\nnext")
+        bar.advance()
+    said = capsys.readouterr().err
+    assert "\x1b]" not in said and "\x07" not in said
+    assert "[b]then␛]0;owned next" in said
+
+
 def test_table_neutralises_cells() -> None:
     out = io.StringIO()
     console.table(["q", "答"], [["\x1b[31mred", "[bold]不是标记[/bold]"]], out)
     assert "\x1b" not in out.getvalue()
     assert "[bold]不是标记[/bold]" in out.getvalue()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_log_that_cannot_be_written_stops_nothing() -> None:
+    code = "from stellar_local.console import progress, say; say('a')\n"
+    code += "with progress('b', 2) as bar: bar.advance(2)\nprint('done')"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "done\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=writer, text=True, cwd=ROOT)
+    os.close(writer)
+    assert (done.returncode, done.stdout) == (0, "done\n")

@@ -41,7 +41,7 @@ class _Output:
         self.write("\n")
 
     def note(self, text: str) -> None:
-        say(printable(text))
+        say(text)
 
 
 class PlainTerminal(_Output):

@@ -69,7 +69,7 @@ def check(checkpoint: Checkpoint, expected: State) -> None:
     """The checkpoint holds exactly these tensors, as float32."""
     assert set(checkpoint.tensors) == set(expected)
     for name, tensor in expected.items():
-        values = checkpoint.rows(name, 0, tensor.shape[0])
+        values = checkpoint.source(name).read(0, tensor.shape[0])
         assert (
             values.dtype == np.float32
             and values.flags.c_contiguous
@@ -86,10 +86,10 @@ def test_every_form_reads_the_same(base: Path, kind: str, files: int, index: boo
     store(base, state, files, kind, index)
     checkpoint = Checkpoint.open(base)
     check(checkpoint, state)
-    rows = checkpoint.rows(FIRST, 5, 9)
+    rows = checkpoint.source(FIRST).read(5, 9)
     assert np.array_equal(rows, state[FIRST][5:9].float().numpy())
     rows += 1  # the caller's own: a merge adds to it
-    assert np.array_equal(checkpoint.rows(FIRST, 5, 9), state[FIRST][5:9].float().numpy())
+    assert np.array_equal(checkpoint.source(FIRST).read(5, 9), state[FIRST][5:9].float().numpy())
 
 
 def test_the_first_pickles(base: Path) -> None:
@@ -101,6 +101,14 @@ def test_the_first_pickles(base: Path) -> None:
     turned = {**state, FIRST: state[FIRST].T.contiguous().T}
     assert not turned[FIRST].is_contiguous()
     torch.save(turned, base / BIN)
+    check(Checkpoint.open(base), state)
+
+
+def test_a_pickle_of_parameters(base: Path) -> None:
+    """What torch.save(dict(model.named_parameters())) leaves: tensors that want gradients."""
+    state = state_of(base)
+    torch.save({name: torch.nn.Parameter(tensor) for name, tensor in state.items()}, base / BIN)
+    (base / MODEL).unlink()
     check(Checkpoint.open(base), state)
 
 
@@ -183,7 +191,7 @@ def test_many_threads_read_at_once(base: Path) -> None:
     checkpoint = Checkpoint.open(base)
     spans = [(start, start + 3) for start in range(477)] * 4
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda span: checkpoint.rows("model.embed_tokens.weight", *span), spans))
+        found = list(pool.map(lambda span: checkpoint.source("model.embed_tokens.weight").read(*span), spans))
     assert all(np.array_equal(rows, expected[start:stop]) for rows, (start, stop) in zip(found, spans, strict=True))
 
 
@@ -197,7 +205,7 @@ def test_a_file_that_shrinks_while_it_is_read(base: Path) -> None:
     checkpoint = Checkpoint.open(base)
     (base / MODEL).write_bytes((base / MODEL).read_bytes()[:20000])
     with pytest.raises(ModelError, match="ended early, within lm_head.weight: it was changed"):
-        checkpoint.rows("lm_head.weight", 0, 480)
+        checkpoint.source("lm_head.weight").read(0, 480)
 
 
 def test_a_file_that_is_removed_while_it_is_read(base: Path) -> None:
@@ -216,11 +224,7 @@ def test_files_are_open_once_and_then_closed(base: Path) -> None:
     assert opened() == 0
     checkpoint = Checkpoint.open(base)
     for name, source in checkpoint.tensors.items():
-        checkpoint.rows(name, 0, source.shape[0])
-    assert opened() == 3
-    checkpoint.close()
-    assert opened() == 0
-    checkpoint = Checkpoint.open(base)
+        checkpoint.source(name).read(0, source.shape[0])
     assert opened() == 3
     del checkpoint, source
     gc.collect()
@@ -246,6 +250,13 @@ def test_rounding_to_bfloat16_is_torchs() -> None:
     for bad in (np.nan, -np.nan, np.inf, 3.4e38):
         with pytest.raises(ModelError, match="beyond what bfloat16 can hold"):
             from_float32(np.array([bad], np.float32), "BF16")
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_not_written(bad: float, dtype: str) -> None:
+    with pytest.raises(ModelError, match="NaN|infinite|beyond"):
+        from_float32(np.array([[1.0, bad]], np.float32), dtype)
 
 
 def header(entries: object, data: bytes = b"") -> bytes:
@@ -396,13 +407,12 @@ def test_a_difference_is_added_as_its_authors_add_it(base: Path, tmp_path: Path)
     assert checkpoint.config["max_position_embeddings"] == 1024
     for name, part in published.items():
         theirs = part + start[name]  # torch, in float16
-        ours = checkpoint.rows(name, 0, part.shape[0])
+        ours = checkpoint.source(name).read(0, part.shape[0])
         assert np.array_equal(ours, part.float().numpy() + start[name].float().numpy())
         assert np.array_equal(ours.astype(np.float16), theirs.numpy()), name
         assert torch.allclose(theirs, target[name], atol=2e-3)
         assert checkpoint.source(name).dtype == "F16"
-    assert np.array_equal(checkpoint.rows(FIRST, 3, 7), checkpoint.rows(FIRST, 0, 64)[3:7])
-    checkpoint.close()
+    assert np.array_equal(checkpoint.source(FIRST).read(3, 7), checkpoint.source(FIRST).read(0, 64)[3:7])
 
 
 def test_a_difference_without_its_base(base: Path, tmp_path: Path) -> None:

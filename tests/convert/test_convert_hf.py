@@ -136,8 +136,11 @@ def test_a_template_of_ours_takes_the_place_of_the_bases(bases: Callable[[str], 
     base = tmp_path / "base"
     shutil.copytree(bases("spm-gqa-64"), base)
     (base / "chat_template.jinja").write_text("{{ 'the base' }}")
+    (base / "chat_template.json").write_text('{"chat_template": "an old form"}')
     chat = [{"role": "user", "content": "你好"}]
     export(base, hf=tmp_path / "kept")
     assert AutoTokenizer.from_pretrained(tmp_path / "kept").apply_chat_template(chat, tokenize=False) == "the base"
+    assert (tmp_path / "kept/chat_template.json").read_bytes() == (base / "chat_template.json").read_bytes()
     export(base, [(write_adapter(base, tmp_path / "lora"), 1.0)], hf=tmp_path / "ours", template="bayling")
     assert "你好" in AutoTokenizer.from_pretrained(tmp_path / "ours").apply_chat_template(chat, tokenize=False)
+    assert not list((tmp_path / "ours").glob("chat_template.*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def test_the_gguf_form(tmp_path: Path) -> None:
         assert (values.dtype, values.shape) == (np.float32, SUMS[name].shape)
         # As in C: a float32 divided by a count turned into float32.
         assert values.tobytes() == b"".join((x / np.float32(COUNTS[name])).tobytes() for x in SUMS[name])
-    assert (found.datasets, found.chunks, found.chunk_size) == (("/home/someone/校准.txt", "other.txt"), 10, 512)
+    assert (found.datasets, found.chunks) == (("/home/someone/校准.txt", "other.txt"), 10)
     assert found.metadata() == {
         "quantize.imatrix.file": "我的.gguf",
         "quantize.imatrix.dataset": "校准.txt",
@@ -94,7 +95,7 @@ def test_the_older_form(tmp_path: Path) -> None:
         calls = np.float32(10)  # 5,120 and 5,119 tokens, in pieces of 512
         stored = SUMS[name] / np.float32(COUNTS[name]) * calls
         assert values.tobytes() == (stored / calls).tobytes()
-    assert (found.datasets, found.chunks, found.chunk_size) == (("/home/someone/校准.txt",), 10, 0)
+    assert (found.datasets, found.chunks) == (("/home/someone/校准.txt",), 10)
     assert found.metadata()["quantize.imatrix.dataset"] == "校准.txt"
     found.check_fits(TENSORS)
 
@@ -174,6 +175,7 @@ DATS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "short": (lambda data: data[:3], "not an importance matrix"),
     "text": (lambda data: "### 校准文本\n太阳是一颗恒星。".encode(), "not an importance matrix"),
     "no entries": (lambda data: struct.pack("<i", 0) + data[4:], "not an importance matrix"),
+    "absurdly many": (lambda data: struct.pack("<i", 1 << 17) + data[4:], "not an importance matrix"),
     "fewer than none": (lambda data: struct.pack("<i", -2) + data[4:], "not an importance matrix"),
     "another name's length": (lambda data: data[:291] + struct.pack("<i", -5) + data[295:], "a name of -5 bytes"),
     "no values": (lambda data: data[:31] + struct.pack("<i", 0) + data[35:], f"{Q} has 0 values"),
@@ -190,6 +192,21 @@ def test_dats_that_are_none(case: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=expected) as caught:
         read_imatrix(tmp_path / "imatrix.dat")
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("head", ["no matrix", "a matrix"])
+def test_a_large_file_is_judged_before_it_is_read(head: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(dat() if head == "a matrix" else b"PK\3\4")
+    with path.open("r+b") as file:
+        file.truncate((1 << 29) + 1)  # a hole, no bytes on the disk
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelError, match="not an importance matrix"):
+            read_imatrix(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("form", ["gguf", "dat"])

@@ -59,7 +59,7 @@ def check_weights(path: Path, folder: Path) -> None:
     expected = dequantized(path, Shape.from_config(checkpoint.config))
     assert set(checkpoint.tensors) == set(expected)
     for name, values in expected.items():
-        assert np.array_equal(checkpoint.rows(name, 0, values.shape[0]), values), name
+        assert np.array_equal(checkpoint.source(name).read(0, values.shape[0]), values), name
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -72,7 +72,7 @@ def test_there_and_back(
     original, again = Checkpoint.open(base), Checkpoint.open(tmp_path / "hf")
     assert set(original.tensors) == set(again.tensors)
     for name, source in original.tensors.items():
-        assert np.array_equal(source.read(0, source.shape[0]), again.rows(name, 0, source.shape[0])), name
+        assert np.array_equal(source.read(0, source.shape[0]), again.source(name).read(0, source.shape[0])), name
     assert Shape.from_config(again.config) == Shape.from_config(original.config)
     if (base / "tokenizer.model").is_file():
         one, other = (

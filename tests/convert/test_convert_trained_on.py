@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny import write_adapter, write_base
 from transformers import AutoModelForCausalLM
 
 from convert.checkpoint import Checkpoint
-from convert.compare import same_numbers, same_rows
+from convert.compare import is_finite, is_zero, same_numbers, same_rows
+from convert.safetensors import same_values
 from convert.trained_on import check_trained_on
 from stellar_local.errors import ModelError
 from stellar_local.files import sha256
@@ -128,8 +132,16 @@ def test_no_server_is_asked(base: Path, tmp_path: Path, monkeypatch: pytest.Monk
     """An adapter from the network may name a share, and Windows would log in there."""
     asked: list[Path] = []
     monkeypatch.setattr(Path, "is_file", lambda path: bool(asked.append(path)))
-    for named in (r"\\far-away\share\base", "//far-away/share/base"):
-        check_trained_on(tmp_path, named, Checkpoint(base, {}, {}))
+    named = (
+        r"\\far-away\share\base",
+        "//far-away/share/base",
+        r"/\far-away\share\base",
+        r"\/far-away/share/base",
+        r"\\?\UNC\far-away\share\base",
+        r"\??\UNC\far-away\share\base",
+    )
+    for name in named:
+        check_trained_on(tmp_path, name, Checkpoint(base, {}, {}))
     assert not [path for path in asked if "far-away" in str(path)]
 
 
@@ -194,3 +206,29 @@ def test_same_numbers(base: Path, other: Path) -> None:
     one, two = (Checkpoint.open(folder).source("lm_head.weight") for folder in (base, other))
     assert same_rows(one, one)
     assert not same_rows(one, two)
+
+
+@dataclass
+class Wide:
+    """Rows of one number, made when they are read: 64 MiB in all as float32."""
+
+    value: float
+    shape: tuple[int, ...] = (1024, 16384)
+    dtype: str = "F32"
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return np.full((min(stop, self.shape[0]) - start, *self.shape[1:]), self.value, np.float32)
+
+
+def test_wide_tensors_are_compared_in_small_pieces() -> None:
+    tracemalloc.start()
+    try:
+        assert same_rows(
+            Wide(1.0), Wide(1.0 + 2**-12)
+        )  # equal as bfloat16, so that every step of the comparison is made
+        assert same_values(Wide(1.0), Wide(1.0))
+        assert is_zero(Wide(0.0)) and is_finite(Wide(1.0))
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
+    assert not is_zero(Wide(1.0, (3,))) and not is_finite(Wide(np.nan, (3,)))

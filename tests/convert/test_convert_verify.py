@@ -13,6 +13,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from conftest import Stellar
 from exporting import export
 from gguf_facts import tensors
 
@@ -123,7 +124,7 @@ def test_without_f16_the_note_says_so(folder: Path) -> None:
     kept = {name: item for name, item in manifest.levels.items() if name != "F16"}
     (folder / "manifest.json").write_text(replace(manifest, levels=kept).text(), encoding="utf-8")
     note = {check.level: check.note for check in verify(folder)}["Q2_K"]
-    assert note == "against Q8_0, the most precise level here; add F16 to --levels for the usual figure"
+    assert note == "against Q8_0, the most precise level here; F16 among --levels would be a better reference"
 
 
 def only(folder: Path) -> LevelCheck:
@@ -177,6 +178,17 @@ def test_another_set_of_tensors(folder: Path) -> None:
         f"{FILE}: tensor blk.0.attn_q.weight was not written by the conversion",
         f"{FILE}: tensor blk.0.attn_k.weight is Q8_0, not Q4_K",
     )
+
+
+def test_names_of_tensors_do_not_drive_the_terminal(folder: Path, stellar: Stellar) -> None:
+    manifest = read_manifest(folder)
+    item = manifest.levels["Q8_0"]
+    records = {**item.tensors, "x\x1b]0;owned\x07": item.tensors["blk.0.attn_k.weight"]}
+    levels = {"Q8_0": replace(item, tensors=records)}
+    (folder / "manifest.json").write_text(replace(manifest, levels=levels).text(), encoding="utf-8")
+    done = stellar("convert", "--verify", "--out", str(folder))
+    assert f"{FILE}: tensor x␛]0;owned is missing" in done.stderr
+    assert "\x1b" not in done.stderr + done.stdout and "\x07" not in done.stderr + done.stdout
 
 
 def test_a_vocabulary_of_another_length(folder: Path) -> None:
