@@ -62,8 +62,8 @@ def write_surroundings(
 ) -> None:
     """Everything of a merged folder but its weights: configuration, tokenizer and licence, as in the base.
 
-    `shape` is the merged model's. Where it has more rows of vocabulary than the base, tokenizer files of the
-    `adapters` take the place of the base's: training saved them with the tokens that were added. With a template of
+    `shape` is the merged model's. `adapters` are the folders of those that enlarge the vocabulary: their tokenizer
+    files take the place of the base's, since training saved them with the tokens that were added. With a template of
     ours its Jinja form replaces the base's; `with_bos` puts the begin token into it, which Transformers does not add
     to a rendered chat template. Raises ModelError for a tokenizer_config.json that is no JSON, OSError for a full disk.
     """
@@ -73,10 +73,9 @@ def write_surroundings(
         for path in base.folder.iterdir()
         if path.name.upper().startswith(_LICENCES) and path.suffix.lower() in ("", ".txt", ".md", ".pdf")
     ]
-    resized = shape.vocabulary > Shape.from_config(base.config).vocabulary
     for name in (*_TOKENIZER, _GENERATION, *licences):
         _copy(base.folder, folder, name)
-    for adapter in adapters if resized else ():
+    for adapter in adapters:
         for name in _TOKENIZER:
             _copy(adapter, folder, name)
     path = folder / "tokenizer_config.json"

@@ -18,6 +18,7 @@ from stellar_local.files import ensure_folder, exclusive, explain, partial_path,
 from .fingerprint import tool_versions
 from .hf import stored_dtype, write_json, write_surroundings
 from .job import Job
+from .llama import EMBEDDING, OUTPUT, Shape
 from .tensor_file import JOURNAL_SUFFIX
 from .weights_out import WeightsStream
 
@@ -81,6 +82,13 @@ class MergedFolder:
     def finish(self) -> None:
         """Write what belongs beside the weights, and give the folder its name. Raises StellarError."""
         job = self._job
+        held = Shape.from_config(job.base.config).vocabulary
+        # The others' copies of the tokenizer lack the tokens that these added.
+        enlarging = [
+            adapter.folder
+            for adapter, _ in job.adapters
+            if max(adapter.rows_of(name, held) for name in (EMBEDDING, OUTPUT)) > held
+        ]
         try:
             self._weights.finish()
             write_surroundings(
@@ -90,7 +98,7 @@ class MergedFolder:
                 job.template,
                 job.vocabulary.adds_bos,
                 job.shape,
-                [adapter.folder for adapter, _ in job.adapters],
+                enlarging,
             )
             record = {
                 "inputs": self._inputs,

@@ -39,6 +39,7 @@ class LevelCheck:
     problems: tuple[str, ...] = ()
     divergence: Divergence | None = None
     note: str = ""
+    sha256: str = ""  # of the file that was checked, as its manifest told it
 
     @property
     def sound(self) -> bool:
@@ -57,12 +58,17 @@ def verify(folder: Path, names: Sequence[str] | None = None, threads: int | None
     manifest = read_manifest(folder)
     if manifest is None:
         raise ModelError(f"{folder} holds no {FILE}", "give a folder made by stellar convert")
+    if not manifest.levels:
+        raise ModelError(f"{folder}/{FILE} lists no level", "convert the model into this folder again")
     chosen = [name.upper() for name in names] if names is not None else list(manifest.levels)
     if unknown := next((name for name in chosen if name not in manifest.levels), None):
         raise UsageError(f"level {unknown} is not in {folder}", f"it holds {', '.join(manifest.levels)}")
     items = [manifest.levels[name] for name in dict.fromkeys(chosen)]
     with progress(f"{folder.name}: checking", sum(item.size for item in items)) as bar:
-        checks = {item.level: LevelCheck(item.level, item.file, _problems(folder, item, bar)) for item in items}
+        checks = {
+            item.level: LevelCheck(item.level, item.file, _problems(folder, item, bar), sha256=item.sha256)
+            for item in items
+        }
     _measure_all(folder, manifest, checks, threads)
     return list(checks.values())
 
@@ -72,13 +78,20 @@ def record(folder: Path, checks: Iterable[LevelCheck]) -> None:
 
     Raises StellarError if they cannot be written, ModelError without a manifest.
     """
-    found = {check.level: check.divergence for check in checks if check.divergence is not None}
-    if not found:
+    measured = [check for check in checks if check.divergence is not None]
+    if not measured:
         return
     with exclusive(folder / ".lock", folder):
         manifest = read_manifest(folder)
         if manifest is None:
             raise ModelError(f"{folder} holds no {FILE}", "give a folder made by stellar convert")
+        # A conversion may have written the folder anew meanwhile: figures belong to the very file that was measured.
+        found = {
+            check.level: check.divergence
+            for check in measured
+            if check.divergence and check.level in manifest.levels
+            if manifest.levels[check.level].sha256 == check.sha256
+        }
         changed = manifest.measured(found)
         atomic_text(folder / FILE, changed.text())
         if not (folder / card.FILE).is_file():

@@ -347,6 +347,10 @@ ADAPTERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "KaSA": (lambda lora: edit(lora / ADAPTER_CONFIG, kasa_config={"beta": 1e-4}), "uses kasa_config"),
     "VeLoRA": (lambda lora: edit(lora / ADAPTER_CONFIG, velora_config={"rank": 2}), "uses velora_config"),
     "MonteCLoRA": (lambda lora: edit(lora / ADAPTER_CONFIG, monteclora_config={"a": 1}), "uses monteclora_config"),
+    "a flag in words": (
+        lambda lora: edit(lora / ADAPTER_CONFIG, use_rslora="false"),
+        "no usable use_rslora",
+    ),
     "BD-LoRA": (lambda lora: edit(lora / ADAPTER_CONFIG, use_bdlora={"nblocks": 2}), "uses use_bdlora"),
     **{
         start: (

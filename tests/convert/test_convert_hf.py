@@ -108,13 +108,31 @@ def test_added_tokens_come_with_the_adapter_that_added_them(tokenizer: str, tmp_
     again, saved = AutoTokenizer.from_pretrained(out), AutoTokenizer.from_pretrained(tmp_path / "lora")
     assert again.encode("a<星>b 太阳") == saved.encode("a<星>b 太阳")
     assert len(words) - 2 in again.encode("<星>")
-    # An adapter that adds no row changes no tokenizer: a re-saved one may have lost what the base's own says.
-    same = tmp_path / "same"
-    same.mkdir()
-    write_surroundings(same, checkpoint, "F32", None, True, Shape.from_config(checkpoint.config), [tmp_path / "lora"])
-    assert len(AutoTokenizer.from_pretrained(same)) == len(words) - 2
-    kept = json.loads((same / "config.json").read_text())
-    assert (kept["vocab_size"], kept["tie_word_embeddings"]) == (len(words) - 2, True)
+
+
+@pytest.mark.parametrize("tokenizer", ["spm", "bpe"])
+def test_a_plain_adapter_brings_no_tokenizer(tokenizer: str, tmp_path: Path) -> None:
+    """Its re-saved copy lacks the tokens that another adapter added, and may lack what the base's own says."""
+    base = write_base(tmp_path / "base", tokenizer)
+    words = AutoTokenizer.from_pretrained(base)
+    plain, size = write_adapter(base, tmp_path / "plain"), len(words)
+    words.save_pretrained(plain)
+    (plain / "chat_template.jinja").write_text("{{ 'plain' }}")
+    words.add_tokens(["<星>", "<pad>"])
+    growing = write_adapter(base, tmp_path / "growing", seed=2, resize=len(words))
+    words.save_pretrained(growing)
+    saved = AutoTokenizer.from_pretrained(growing)
+    for name, order in (("one", [growing, plain]), ("two", [plain, growing])):
+        export(base, [(folder, 0.5) for folder in order], hf=tmp_path / name)
+        again = AutoTokenizer.from_pretrained(tmp_path / name)
+        assert again.encode("a<星>b 太阳") == saved.encode("a<星>b 太阳")
+        assert size in again.encode("<星>")
+        assert AutoModelForCausalLM.from_pretrained(tmp_path / name).config.vocab_size == len(again) == size + 2
+        assert not (tmp_path / name / "chat_template.jinja").exists()
+    export(base, [(plain, 1.0)], hf=tmp_path / "same")
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "same")) == size
+    assert not (tmp_path / "same/chat_template.jinja").exists()
+    assert json.loads((tmp_path / "same/config.json").read_text())["vocab_size"] == size
 
 
 def test_a_full_disk_is_told(bases: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,9 +217,9 @@ def test_a_vocabulary_of_another_length(folder: Path) -> None:
 def test_weights_that_compute_no_numbers(bases: Callable[[str], Path], tmp_path: Path) -> None:
     export(bases("spm-gqa-64"), out=tmp_path / "m", levels=[LEVELS["F32"]])
     path = tmp_path / "m/m-F32.gguf"
-    assert verify(tmp_path / "m") == [
-        LevelCheck("F32", "m-F32.gguf", note="the only level here: nothing to measure it against")
-    ]
+    (check,) = verify(tmp_path / "m")
+    assert (check.level, check.sound, check.divergence) == ("F32", True, None)
+    assert check.note == "the only level here: nothing to measure it against"
     reader = gguf.GGUFReader(path, "r+")
     next(item for item in reader.tensors if item.name == "output_norm.weight").data[:] = np.nan
     reader.data.flush()
@@ -238,3 +238,20 @@ def test_what_cannot_be_verified(folder: Path, tmp_path: Path) -> None:
         verify(tmp_path / "empty")
     with pytest.raises(ModelError, match="not found"):
         verify(tmp_path / "absent")
+
+
+def test_figures_belong_to_the_file_that_was_measured(bases: Callable[[str], Path], tmp_path: Path) -> None:
+    export(bases("spm-gqa-64"), out=tmp_path, levels=parse_levels("F16,Q8_0,Q6_K"), name="m")
+    checks = verify(tmp_path)
+    manifest = read_manifest(tmp_path)
+    levels = {**manifest.levels, "Q8_0": replace(manifest.levels["Q8_0"], sha256="0" * 64)}
+    del levels["Q6_K"]
+    (tmp_path / "manifest.json").write_text(replace(manifest, levels=levels).text(), encoding="utf-8")
+    record(tmp_path, checks)  # as if a conversion had written the folder anew meanwhile
+    assert {name: item.divergence for name, item in read_manifest(tmp_path).levels.items()} == {
+        "F16": None,
+        "Q8_0": None,
+    }
+    (tmp_path / "manifest.json").write_text(replace(manifest, levels={}).text(), encoding="utf-8")
+    with pytest.raises(ModelError, match="lists no level"):
+        verify(tmp_path)
