@@ -291,6 +291,9 @@ def _byte_level(folder: Path, settings: Mapping[str, Any], rows: int, left_out: 
         warn("this tokenizer composes accents (NFC) and llama.cpp does not: decomposed text gives other tokens")
     pre = pretokenizers.recognise(data.get("pre_tokenizer"), bool(model.get("ignore_merges")), str(path))
     by_id = {_index(index): (str(text), spm.NORMAL) for text, index in model["vocab"].items()}
+    if not by_id or len(by_id) < len(model["vocab"]):
+        what = "gives one id to two tokens" if by_id else "holds no tokens"
+        raise ModelError(f"{path} {what}", "copy tokenizer.json from the original base")
     if by_id and max(by_id) >= rows:
         raise _too_many(folder, max(by_id) + 1, rows)
     for added in {token.id: token for token in (*_from_decoder(settings), *_from_tokenizer_json(folder))}.values():
@@ -300,8 +303,8 @@ def _byte_level(folder: Path, settings: Mapping[str, Any], rows: int, left_out: 
             by_id[added.id] = (added.stored, added.type)
     listed = [by_id.get(index, (f"[PAD{index}]", spm.UNUSED)) for index in range(rows)]
     merges = [merge if isinstance(merge, str) else _joined(merge) for merge in model.get("merges") or []]
-    if not merges:
-        raise ModelError(f"{path} has no merges", "copy tokenizer.json from the original base")
+    if not merges or not all(" " in merge[1:-1] for merge in merges):
+        raise ModelError(f"{path} has no usable merges", "copy tokenizer.json from the original base")
     return Vocabulary("gpt2", pre, [text for text, _ in listed], [kind for _, kind in listed], merges=merges)
 
 

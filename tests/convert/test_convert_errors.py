@@ -228,9 +228,28 @@ def test_an_adapter_for_a_base_and_the_reverse(bases: Callable[[str], Path], ada
 
 PRE = {"pre_tokenizer": {"type": "Whitespace"}}
 
+
+def edit_vocabulary(base: Path, **tokens: object) -> None:
+    """Change a byte-level tokenizer's vocabulary: given tokens get other ids; none given, all are gone."""
+    vocabulary = json.loads((base / "tokenizer.json").read_text())["model"]["vocab"]
+    edit_model(base, vocab={**vocabulary, **tokens} if tokens else {})
+
+
+def edit_model(base: Path, **changes: object) -> None:
+    """Change parts of a tokenizer.json's model."""
+    model = json.loads((base / "tokenizer.json").read_text())["model"]
+    edit(base / "tokenizer.json", model={**model, **changes})
+
+
 BPE: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unknown cut": (lambda base: edit(base / "tokenizer.json", **PRE), "does not know"),
     "a normalizer": (lambda base: edit(base / "tokenizer.json", normalizer={"type": "Lowercase"}), "rewrites text"),
+    "two tokens of one id": (lambda base: edit_vocabulary(base, a=5, b=5), "one id to two tokens"),
+    "a merge of one part": (
+        lambda base: edit_model(base, merges=["Ġt h", "alone"]),
+        "no usable merges",
+    ),
+    "no tokens": (edit_vocabulary, "holds no tokens"),
     "a word-piece model": (lambda base: edit(base / "tokenizer.json", model={"type": "WordPiece"}), "not a BPE"),
     "no JSON": (lambda base: cut(base / "tokenizer.json", 500), "tokenizer.json is not JSON"),
     "added tokens without text": (
