@@ -75,9 +75,9 @@ class AdapterConfig:
         return cls(
             rank=read.count("r"),
             alpha=read.number("lora_alpha"),
-            rslora=_flag(folder, fields, "use_rslora"),
-            dora=_flag(folder, fields, "use_dora"),
-            ties=_flag(folder, fields, "ensure_weight_tying"),
+            rslora=read.flag("use_rslora"),
+            dora=read.flag("use_dora"),
+            ties=read.flag("ensure_weight_tying"),
             base=fields["base_model_name_or_path"] if isinstance(fields.get("base_model_name_or_path"), str) else "",
             ranks=_patterns(read, "rank_pattern", read.counts("rank_pattern")),
             alphas=_patterns(read, "alpha_pattern", read.numbers("alpha_pattern")),
@@ -164,11 +164,3 @@ def _tokens(read: Fields, value: object) -> dict[str, tuple[int, ...]]:
         if len(set(rows)) < len(rows):
             raise read.unusable(key, f"a token twice in {rows}")
     return {name: tuple(rows) for name, rows in groups.items()}
-
-
-def _flag(folder: Path, fields: Mapping[str, Any], key: str) -> bool:
-    """A true or false; anything else, such as the text "false", cannot be told. Raises ModelError."""
-    value = fields.get(key)
-    if value not in (None, False, True):
-        raise ModelError(f"{folder}/{CONFIG} has no usable {key}: {value!r}", "compare it with another adapter's")
-    return bool(value)

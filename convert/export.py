@@ -63,9 +63,9 @@ def export(order: Order) -> Exported:
     levels = order.levels if order.out is not None else ()
     if not levels and order.hf is None and order.lora_gguf is None:
         raise UsageError("nothing to write", "give --out for GGUF files or --hf for a merged Hugging Face folder")
-    if order.lora_gguf is not None and len(order.adapters) != 1:
-        raise UsageError("--lora-gguf writes one adapter", "give exactly one with --adapter")
     if order.lora_gguf is not None:
+        if len(order.adapters) != 1:
+            raise UsageError("--lora-gguf writes one adapter", "give exactly one with --adapter")
         _check_lora(order.lora_gguf)
     job = prepare(order)
     result = Exported(job.name, job.weights, hf=order.hf, lora_gguf=order.lora_gguf)

@@ -32,6 +32,13 @@ class Fields:
         value = self._fields.get(key)
         return self._real(key, default if value is None else value)
 
+    def flag(self, key: str) -> bool:
+        """True or false, false where the field is absent or null; no text, not even "false". Raises ModelError."""
+        value = self._fields.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise self.unusable(key, value)
+        return bool(value)
+
     def counts(self, key: str) -> dict[str, int]:
         """An object of whole numbers above 0, {} where there is none. Raises ModelError."""
         return {name: self._whole(key, value, _MOST) for name, value in self.mapping(key).items()}

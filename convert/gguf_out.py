@@ -16,8 +16,9 @@ import numpy as np
 
 from stellar_local.errors import StellarError
 from stellar_local.files import explain, partial_path, regular_target
-from stellar_local.native.ggml import GgmlType, row_size
+from stellar_local.native.ggml import GgmlType
 
+from .levels import stored_size
 from .llama import Tensor
 from .manifest import TensorRecord
 from .tensor_file import JOURNAL_SUFFIX, Journal, TensorFile
@@ -30,15 +31,10 @@ def journal_of(path: Path) -> Path:
     return path.with_name(f".{path.name}{JOURNAL_SUFFIX}")
 
 
-def stored_size(tensor: Tensor, type: GgmlType) -> int:
-    """The bytes of a tensor at a type, without padding."""
-    return tensor.rows * row_size(type, tensor.columns)
-
-
 class GgufStream:
     """One GGUF that is being written to `path`, under a temporary name until it is finished.
 
-    Tensors come whole and in the order of `types`, the first `done` of them left out: an earlier run wrote them.
+    Tensors come whole and in the order of `tensors`, the first `done` of them left out: an earlier run wrote them.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stellar_local.errors import ModelError, UsageError
-from stellar_local.files import own_name, read_text, sha256
+from stellar_local.files import is_writable, own_name, read_text, sha256
 from stellar_local.prompts import Template, load_template, parse_template, template_names, token_ids
 
 from .about import About, read_about
@@ -179,10 +179,7 @@ def _model_name(order: Order) -> str:
     folder = order.out or order.hf
     default = folder.absolute().name if folder else (order.lora_gguf or Path()).stem
     found = order.name if order.name is not None else default
-    if (
-        not re.fullmatch(r"[^\s/\\:*?\"<>|\0-\x1f\x7f][^/\\:*?\"<>|\0-\x1f\x7f]*", found)
-        or found != found.encode("utf-8", "replace").decode()
-    ):
+    if not is_writable(found) or not re.fullmatch(r"[^\s/\\:*?\"<>|\0-\x1f\x7f][^/\\:*?\"<>|\0-\x1f\x7f]*", found):
         raise UsageError(f"not usable in a file name: {found!r}", "choose a simple one with --name")
     return found
 

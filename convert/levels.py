@@ -97,6 +97,11 @@ def tensor_type(level: Level, tensor: Tensor, shape: Shape, importance: bool = F
     return mixed_type(level.name, level.type, tensor, shape, importance) if level.quantized else level.type
 
 
+def stored_size(tensor: Tensor, type: GgmlType) -> int:
+    """The bytes of a tensor at a type, without padding."""
+    return tensor.rows * row_size(type, tensor.columns)
+
+
 def _needs_entry(level: Level, tensor: Tensor, shape: Shape) -> bool:
     """Whether llama.cpp, given an importance matrix, refuses to write a tensor at a level if it has no entry there.
 
@@ -147,8 +152,7 @@ def level_table() -> list[LevelRow]:
 def _size(level: Level, shape: Shape) -> int:
     """The bytes of all weights of a model at a level."""
     return sum(
-        tensor.rows * row_size(tensor_type(level, tensor, shape, level.needs_importance), tensor.columns)
-        for tensor in shape.tensors()
+        stored_size(tensor, tensor_type(level, tensor, shape, level.needs_importance)) for tensor in shape.tensors()
     )
 
 

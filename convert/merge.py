@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,18 +27,9 @@ from .adapter import Adapter, whole
 from .checkpoint import Checkpoint
 from .llama import EMBEDDING, OUTPUT, Shape
 from .parts import Part, parts_of, same_part
-from .safetensors import RowSource
+from .safetensors import RowSource, spans
 
-# Weights per piece. The cut is the same whatever the number of threads, so that the merged numbers are too.
-PIECE = 1 << 20
 _KEPT = 4  # tensors whose halves stay in memory: workers are spread over two or three neighbours
-
-
-def pieces(rows: int, columns: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
-    """Cut rows into ranges of at most PIECE weights, each a whole number of `multiple` rows (one at least)."""
-    step = max(1, PIECE // (columns * multiple)) * multiple
-    for start in range(0, rows, step):
-        yield start, min(start + step, rows)
 
 
 @dataclass(frozen=True)
@@ -194,7 +185,7 @@ def _read(source: RowSource, start: int, stop: int) -> NDArray[np.float32]:
 def _column_norms(change: _Loaded, source: RowSource) -> NDArray[np.float32]:
     """‖W + sBA‖ of each column, float32 [columns]: one pass over the whole tensor, summed in float64."""
     total = np.zeros(source.shape[1], np.float64)
-    for start, stop in pieces(*source.shape):
+    for start, stop in spans(source.shape):
         rows = source.read(start, stop)
         if change.a is not None and change.b is not None:
             rows += change.b[start:stop] @ change.a

@@ -26,9 +26,7 @@ RECORD = "merge.json"
 
 
 class MergedFolder:
-    """The folder `path`. `finished` says that an earlier run with the same inputs made it; raises UsageError if another
-    one did, or if it holds anything else.
-    """
+    """The folder `path`. `finished` says, once it is locked, that an earlier run with the same inputs made it."""
 
     def __init__(self, path: Path, job: Job) -> None:
         self.path, self._job = path, job
@@ -36,17 +34,21 @@ class MergedFolder:
         chosen = job.order.hf_dtype
         self._dtype = stored_dtype(chosen) if chosen else _base_dtype(job)
         self._inputs = f"{job.inputs} {self._dtype}"
-        self.finished = self._is_finished()
+        self.finished = False
         self._temporary = partial_path(path.absolute())
         self._weights = WeightsStream(self._temporary, tensors, self._dtype, self._inputs)
         self.form, self.write, self.end_tensor = self._weights.form, self._weights.write, self._weights.end_tensor
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from writing this folder. Raises StellarError."""
+        """Keep other processes from writing this folder, and look what it holds.
+
+        Raises StellarError: UsageError if another run made it, or if it holds anything else.
+        """
         path = self.path.absolute()
         ensure_folder(path.parent)
         with exclusive(path.with_name(f".{path.name}.lock"), path):
+            self.finished = self._is_finished()
             yield
 
     def take_up(self) -> None:

@@ -21,8 +21,8 @@ from stellar_local.native import ggml
 from stellar_local.native.ggml import GgmlType
 
 from .llama import ROPE_FREQS, Shape, Tensor, head_order
-from .merge import Merger, pieces
-from .safetensors import from_float32
+from .merge import Merger
+from .safetensors import from_float32, pieces
 
 Form = GgmlType | str  # a GGUF's type, or the dtype of a checkpoint ("BF16" …)
 

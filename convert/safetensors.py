@@ -32,7 +32,8 @@ _OTHER_SIZES = {  # what quantized checkpoints store; types of less than a byte 
     **dict.fromkeys(("U32", "I32"), 4),
     **dict.fromkeys(("U64", "I64", "C64"), 8),
 }
-_WEIGHTS_AT_ONCE = 1 << 20  # 4 MiB as float32
+# Weights read at once, 4 MiB as float32. The cut is the same whatever the number of threads, and so are merged numbers.
+PIECE = 1 << 20
 _LONGEST_HEADER = 100_000_000  # the limit that the reference implementation sets
 
 
@@ -48,12 +49,16 @@ class RowSource(Protocol):
         """Rows `start` to `stop` as a float32 array of their own. Raises ModelError, StellarError."""
 
 
-def spans(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    """Where to cut a tensor of this shape for reading it once: ranges of rows, of about a million weights each."""
-    rows = shape[0] if shape else 1
-    step = max(1, _WEIGHTS_AT_ONCE // max(1, math.prod(shape[1:])))
+def pieces(rows: int, columns: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
+    """Cut rows into ranges of at most PIECE weights, each a whole number of `multiple` rows (one at least)."""
+    step = max(1, PIECE // max(1, columns * multiple)) * multiple
     for start in range(0, rows, step):
         yield start, min(start + step, rows)
+
+
+def spans(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Where to cut a tensor of this shape for reading it once: ranges of rows, of about a million weights each."""
+    return pieces(shape[0] if shape else 1, math.prod(shape[1:]))
 
 
 def same_values(one: RowSource, other: RowSource) -> bool:

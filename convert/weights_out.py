@@ -5,7 +5,6 @@ Knows the sharding, and takes up what a killed run left; knows nothing of what t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -116,5 +115,5 @@ class WeightsStream:
 
     def _file(self, name: str, shard: Sequence[Tensor]) -> TensorFile:
         header = header_bytes([(tensor.name, tensor.shape, self._dtype) for tensor in shard], {"format": "pt"})
-        sizes = [math.prod(tensor.shape) * ITEM_SIZES[self._dtype] for tensor in shard]
+        sizes = [tensor.size * ITEM_SIZES[self._dtype] for tensor in shard]
         return TensorFile(self._folder / name, header, sizes)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import ModelError, StellarError, UsageError
+from ..errors import ModelError, UsageError
 from ..native.header import Header, read_header
 from .hardware import available_memory
 
@@ -41,30 +41,23 @@ def choose_model(path: Path, level: str | None = None, n_ctx: int = 4096, memory
         if level:
             raise UsageError(f"--level chooses within a folder, but {path} is a file", "leave --level out")
         return path
-    found = [file for file in path.glob("*.gguf") if not _is_adapter(file)]
-    files = sorted(found, key=lambda file: file.stat().st_size, reverse=True)
-    if not files:
-        what = " (a Hugging Face folder)" if (path / "config.json").exists() else ""
-        raise ModelError(f"no .gguf file in {path}{what}", "make one with stellar convert --base DIR --out DIR")
-    if level:
+    files = sorted(path.glob("*.gguf"), key=lambda file: file.stat().st_size, reverse=True)
+    if level and files:
         for file in files:
             if level_of(file) == level.upper():
                 return file
         have = ", ".join(level_of(file) for file in files)
         raise UsageError(f"level {level} is not in {path}", f"it holds {have}")
     memory = available_memory() if memory is None else memory
-    if memory is None:
-        return files[-1]
-    for file in files:
+    smallest = None
+    for file in files if memory is not None else reversed(files):
         header = read_header(file)
-        if needed_memory(header, min(n_ctx, header.value("context_length", n_ctx))) <= memory:
+        if header.metadata.get("general.type") == "adapter":  # a LoRA adapter beside the levels
+            continue
+        smallest = file
+        if memory is None or needed_memory(header, min(n_ctx, header.value("context_length", n_ctx))) <= memory:
             return file
-    return files[-1]
-
-
-def _is_adapter(path: Path) -> bool:
-    """Whether a file is a LoRA adapter rather than a model; a damaged one is left to those who open it."""
-    try:
-        return bool(read_header(path).metadata.get("general.type") == "adapter")
-    except StellarError:
-        return False
+    if smallest is None:
+        what = " (a Hugging Face folder)" if (path / "config.json").exists() else ""
+        raise ModelError(f"no .gguf file in {path}{what}", "make one with stellar convert --base DIR --out DIR")
+    return smallest

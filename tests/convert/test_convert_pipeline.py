@@ -17,8 +17,8 @@ from test_convert_levels import llama_quantize_with
 
 from convert.levels import LEVELS
 from convert.llama import Tensor
-from convert.merge import PIECE
 from convert.pipeline import cut
+from convert.safetensors import PIECE
 from stellar_local.errors import ModelError
 
 
@@ -28,7 +28,7 @@ def test_the_cut_into_pieces_changes_nothing(
 ) -> None:
     base = bases("spm-gqa-64")
     export(base, out=tmp_path / "whole", levels=[LEVELS["Q4_K_M"]], name="m")
-    monkeypatch.setattr("convert.merge.PIECE", piece)
+    monkeypatch.setattr("convert.safetensors.PIECE", piece)
     export(base, out=tmp_path / "cut", levels=[LEVELS["Q4_K_M"]], name="m", threads=3)
     assert (tmp_path / "whole/m-Q4_K_M.gguf").read_bytes() == (tmp_path / "cut/m-Q4_K_M.gguf").read_bytes()
 
