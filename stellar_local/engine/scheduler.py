@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -27,11 +27,13 @@ class _Failure:
 class Stream:
     """The answer to one request as it comes: iterate for pieces of text, then read `answer`.
 
-    Belongs to the thread that submitted it; `cancel` may be called from any.
+    `started` turns true when the engine begins to work on it. Belongs to the thread that submitted it; `cancel` may be
+    called from any.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, on_end: Callable[[Stream], None] | None = None) -> None:
+        self._engine, self._on_end = engine, on_end
+        self.started = False
         self._events: queue.SimpleQueue[str | Answer | _Failure] = queue.SimpleQueue()
         self._end: Answer | _Failure | None = None
         self.cancelled = False
@@ -62,6 +64,8 @@ class Stream:
     def put(self, event: str | Answer | _Failure) -> None:
         """The engine's side of the stream."""
         self._events.put(event)
+        if self._on_end and not isinstance(event, str):
+            self._on_end(self)
 
 
 class Engine:
@@ -80,8 +84,12 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="stellar-engine", daemon=True)
         self._thread.start()
 
-    def submit(self, request: Request) -> Stream:
-        """Queue a request. Raises RequestError if its prompt is empty or leaves no room to answer."""
+    def submit(self, request: Request, on_end: Callable[[Stream], None] | None = None) -> Stream:
+        """Queue a request. Raises RequestError if its prompt is empty or leaves no room to answer.
+
+        `on_end` is called with the stream, in the engine's thread, once its answer or failure is there; it must be
+        quick and must not raise.
+        """
         size, room = len(request.tokens), self.context.n_ctx
         if not size:
             raise RequestError("empty_prompt", "the prompt has no tokens")
@@ -91,7 +99,7 @@ class Engine:
                 f"the prompt has {size} tokens, the context holds {room}",
                 "shorten it or give a larger --ctx",
             )
-        stream = Stream(self)
+        stream = Stream(self, on_end)
         job = Job(request, min(request.sampling.max_tokens or room, room - size), stream.put)
         with self._wake:
             if self._closing:
@@ -141,6 +149,7 @@ class Engine:
                     other.forget()
             self._waiting.popleft()
             self._running[slot.sequence] = stream
+            stream.started = True
             slot.begin(job)
 
     def _step(self) -> None:
