@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stellar_local.errors import ModelError, StellarError
-from stellar_local.native.context import Context, Decoded, Entry
+from stellar_local.native.context import Chunk, Context, Decoded
 from stellar_local.native.model import Model
 
 from .manifest import Divergence, Figures
@@ -103,15 +103,15 @@ def _run(
 ) -> Generator[tuple[str, int, NDArray[np.float32]], None, None]:
     """Read each text from an empty memory: its name, the position, and the log-probabilities there."""
     total = sum(len(ids) for ids in texts.values())
-    with Context(model, max(map(len, texts.values())), n_batch=_BATCH, threads=threads or 0) as context:
+    size = max(map(len, texts.values()))
+    with Context(model, size, n_batch=_BATCH, threads=threads or 0, outputs=_BATCH) as context:
         for name, ids in texts.items():
             context.truncate(0, 0)
             for start in range(0, len(ids), context.n_batch):
                 part = ids[start : start + context.n_batch]
-                if context.decode([Entry(id, start + row, 0, True) for row, id in enumerate(part)]) is not Decoded.DONE:
+                if context.decode([Chunk(0, start, part, len(part))]) is not Decoded.DONE:
                     raise StellarError(f"llama.cpp did not run {model.path.name} to the end", "run with -v to see why")
-                for row in range(len(part)):
-                    logits = context.logits(row)
+                for row, logits in enumerate(context.logits):
                     if not np.isfinite(logits).all():
                         raise ModelError(
                             f"{model.path.name} computes NaN or infinite values",

@@ -5,19 +5,24 @@ Joins native, engine and prompts. Knows nothing of terminals, streams of lines o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from .chat_template import ChatTemplate
 from .config import RuntimeOptions, SamplingOptions, model_defaults
-from .engine import Answer, Engine, Request, Stream
+from .engine import Answer, Engine, Request, Stream, Structures
+from .errors import RequestError, UsageError
+from .native.adapter import Adapter
 from .native.context import Context
 from .native.model import ALL_LAYERS, Model
 from .prompts import BOS, EOS, Renderer, Special, Text, Turn, load_template, parse_template, token_ids
 
 DEFAULT_CONTEXT = 4096
+_MOST_SCALE = 100  # of a LoRA adapter; beyond, numbers overflow
+_KEPT_PREFIXES = 8  # sequences beyond the running ones, which keep what earlier prompts began with
 FALLBACK_TEMPLATE = "bayling"
 TEMPLATE_KEY = "stellar.template"  # GGUF metadata that stellar convert writes: the template file's JSON text
 
@@ -34,26 +39,51 @@ def template_of(model: Model) -> Renderer | None:
     return None
 
 
+def _parse_adapters(texts: Sequence[str]) -> dict[str, tuple[Path, float]]:
+    """FILE[:SCALE] texts → file and scale by the file's stem. Raises UsageError."""
+    found: dict[str, tuple[Path, float]] = {}
+    for text in texts:
+        head, colon, tail = text.rpartition(":")
+        try:
+            path, scale = (Path(head), float(tail)) if colon and not Path(text).exists() else (Path(text), 1.0)
+        except ValueError:
+            path, scale = Path(text), 1.0  # a colon of the path's own, as in C:\\adapter.gguf
+        if not abs(scale) <= _MOST_SCALE:
+            raise UsageError(f"--lora {text}: the scale must be a number from -{_MOST_SCALE} to {_MOST_SCALE}")
+        if path.stem in found:
+            raise UsageError(f"--lora names two adapters {path.stem}", "rename one of the files")
+        found[path.stem] = path, scale
+    return found
+
+
 class Runtime:
-    """A loaded model with an engine of `sequences` sequences. Close it, or use it as a context manager.
+    """A loaded model with an engine that runs `parallel` requests at once. Close it, or use it as a context manager.
 
     `sampling` holds the model's own defaults of sampling options by name, `notes` what the user should be told about
     choices made while opening. Raises ModelError, UsageError.
     """
 
-    def __init__(self, path: Path, options: RuntimeOptions, sequences: int = 1) -> None:
+    def __init__(self, path: Path, options: RuntimeOptions, parallel: int = 1, deterministic: bool = False) -> None:
         self.notes: list[str] = []
         chosen = load_template(options.template) if options.template else None  # before the slow part
+        adapters = _parse_adapters(options.lora)
         self.model = Model(path, gpu_layers=ALL_LAYERS if options.gpu_layers is None else options.gpu_layers)
         try:
             self.sampling, unusable = model_defaults(SamplingOptions, self.model.header.metadata)
             self.notes += unusable
             self.template: Renderer = chosen or template_of(self.model) or self._fallback()
+            self._adapters = {name: Adapter(self.model, file) for name, (file, _) in adapters.items()}
+            self.scales = {name: scale for name, (_, scale) in adapters.items()}
+            self._structures = Structures(self.model)
             trained = self.model.n_ctx_train
             size = options.ctx or min(DEFAULT_CONTEXT, trained)
-            if size > trained:
+            if parallel == 1 and size > trained:
                 self.notes.append(f"the context of {size} exceeds the {trained} tokens this model was trained on")
-            self.engine = Engine(Context(self.model, size, sequences, threads=options.threads or 0, kv_type=options.kv))
+            sequences = 1 if deterministic or parallel == 1 else parallel + _KEPT_PREFIXES
+            context = Context(self.model, size, sequences, threads=options.threads or 0, kv_type=options.kv)
+            # Several requests share the context; one alone may fill it, but not beyond what the model was trained on.
+            longest = None if parallel == 1 else trained
+            self.engine = Engine(context, parallel, deterministic, longest)
         except BaseException:
             self.model.close()
             raise
@@ -77,16 +107,47 @@ class Runtime:
             return self.model.eos if token == EOS else self.model.bos
         return self.model.special(token)
 
-    def request(self, turns: Sequence[Turn], sampling: SamplingOptions, system: str | None = None) -> Request:
-        """Render and tokenize a conversation into a request. The template's stops are added to the sampling's."""
+    def request(
+        self,
+        turns: Sequence[Turn],
+        sampling: SamplingOptions,
+        system: str | None = None,
+        *,
+        schema: dict[str, Any] | bool | None = None,
+        grammar: str | None = None,
+        lora: Mapping[str, float] | None = None,
+    ) -> Request:
+        """Render and tokenize a conversation into a request. The template's stops are added to the sampling's.
+
+        `schema` is a JSON schema, `grammar` a GBNF text that the answer must follow; `lora` the adapters to use by
+        their files' stems, and their scales (None: those given with --lora). Raises UsageError where the template
+        cannot render it, RequestError for a grammar that cannot be used or an adapter that was not loaded.
+        """
         texts = tuple(part.text for part in self.template.stop if isinstance(part, Text))
         named = (self.special(part.token) for part in self.template.stop if isinstance(part, Special))
+        structure = None
+        if schema is not None:
+            structure = self._structures.schema(schema)
+        elif grammar is not None:
+            structure = self._structures.gbnf(grammar)
         return Request(
             tokens=self.tokens(turns, system),
             sampling=replace(sampling, stop=sampling.stop + texts),
             stop_tokens=frozenset(token for token in named if token is not None),
             replace=self.template.identity,
+            grammar=structure,
+            adapters=self._named(self.scales if lora is None else lora),
         )
+
+    def _named(self, scales: Mapping[str, float]) -> tuple[tuple[Adapter, float], ...]:
+        if unknown := sorted(set(scales) - set(self._adapters)):
+            known = ", ".join(self._adapters) or "none"
+            raise RequestError(
+                "unknown_adapter", f"no such adapter: {', '.join(unknown)}", f"loaded with --lora: {known}"
+            )
+        if wrong := [name for name, scale in scales.items() if not abs(scale) <= _MOST_SCALE]:
+            raise RequestError("invalid_field", f"the scale of adapter {wrong[0]} must be within ±{_MOST_SCALE}")
+        return tuple((self._adapters[name], float(scale)) for name, scale in sorted(scales.items()) if scale)
 
     def close(self) -> None:
         """Stop the engine and free the model."""

@@ -30,7 +30,7 @@ def run_batch(runtime: Runtime, items: Iterable[Item], summary: Summary) -> Iter
     As many requests are under way as the engine has sequences, and one waits: reading further ahead would hold up
     whoever feeds us line by line.
     """
-    ahead = runtime.engine.context.sequences
+    ahead = runtime.engine.parallel
     under_way: deque[tuple[Item, Stream | StellarError]] = deque()
     try:
         for item in items:

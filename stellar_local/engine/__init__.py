@@ -1,10 +1,11 @@
-"""Many requests over one context: scheduling, prefix reuse, sampling, incremental text.
+"""Many requests over one context: continuous batching, prefix reuse, sampling, incremental text.
 
-Layers: scheduler > slots > text, request
+Layers: engine > scheduler > memory, job > text, request > structure
 Knows token ids, not prompts: whoever submits a request has rendered and tokenized it.
 """
 
-from .request import Answer, Request, Timing, Usage
-from .scheduler import Engine, Stream
+from .engine import Engine, Stream
+from .request import Answer, Request, Timing, TokenLogprob, Usage
+from .structure import Grammar, Structures
 
-__all__ = ["Answer", "Engine", "Request", "Stream", "Timing", "Usage"]
+__all__ = ["Answer", "Engine", "Grammar", "Request", "Stream", "Structures", "Timing", "TokenLogprob", "Usage"]

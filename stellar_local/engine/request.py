@@ -7,21 +7,27 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..config import SamplingOptions
+from ..native.adapter import Adapter
+from .structure import Grammar
 
 FinishReason = Literal["stop", "length", "cancelled"]
+Adapters = tuple[tuple[Adapter, float], ...]
 
 
 @dataclass(frozen=True)
 class Request:
     """A prompt as token ids (BOS included, at least one), and how to go on from it.
 
-    `replace` maps placeholders that the model leaves in its text to what the reader should see.
+    `replace` maps placeholders that the model leaves in its text to what the reader should see. `grammar` restricts
+    the answer. `adapters` are the LoRA adapters to run with and their scales; requests with the same ones run together.
     """
 
     tokens: tuple[int, ...]
     sampling: SamplingOptions = SamplingOptions()
     stop_tokens: frozenset[int] = frozenset()
     replace: Mapping[str, str] = field(default_factory=dict)
+    grammar: Grammar | None = None
+    adapters: Adapters = ()
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,23 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """The natural logarithm of a token's probability in the model's own distribution, before any sampler or grammar.
+
+    `piece` is the token's bytes; `top` the likeliest tokens at its place as (token, piece, logprob), likeliest first.
+    """
+
+    token: int
+    piece: bytes
+    logprob: float
+    top: tuple[tuple[int, bytes, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Answer:
-    """A finished request. `seed` reproduces a sampled answer."""
+    """A finished request. `seed` reproduces a sampled answer. `logprobs` has one entry a token where they were asked
+    for.
+    """
 
     text: str
     finish_reason: FinishReason
@@ -56,3 +77,4 @@ class Answer:
     timing: Timing
     seed: int
     tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()

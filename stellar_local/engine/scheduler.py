@@ -1,224 +1,285 @@
-"""The engine: a thread that runs submitted requests over the sequences of one context.
+"""Which requests run, in which sequences, and what the next decode call holds.
 
-Each step is one decode call that mixes a token for every running sequence with a chunk of a waiting prompt. A request
-starts when a sequence is free and the memory it may need is not promised to others, so it never runs out half way.
+Each step is one decode call that mixes a token for every running request with chunks of prompts. What requests have in
+common at their beginning is computed once: a new one shares the cells of the longest prefix in memory, or waits a
+moment for a running one that is about to compute it. A request starts when the cells it will probably need are free;
+when memory runs out all the same, what finished requests left goes first, then the youngest request gives up its place
+and goes on later. Knows token ids; the thread around it is the engine's.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from types import TracebackType
+from itertools import islice
 
 from ..errors import RequestError, StellarError
-from ..native.context import Context, Decoded, Entry
-from .request import Answer, Request
-from .slots import Job, Slot
+from ..native.context import Chunk, Context, Decoded
+from .job import Job
+from .memory import Memory, shared_length
+from .request import Adapters
+
+_WORTH_WAITING = 8  # tokens: for a shorter common prefix a request does not wait until another has computed it
+_FIRST_GUESS = 128  # tokens that an answer is thought to need before any has finished
+_MOST_FAILURES = 3  # decode calls that may fail under a request before it is given up
+ALIGNMENT = 128  # tokens: in deterministic mode prompts are computed, and kept, in chunks that end at multiples of it
 
 
-@dataclass(frozen=True)
-class _Failure:
-    error: BaseException
+class Scheduler:
+    """Runs jobs over a context, `parallel` at once; sequences beyond these keep prefixes for later requests.
 
-
-class Stream:
-    """The answer to one request as it comes: iterate for pieces of text, then read `answer`.
-
-    `started` turns true when the engine begins to work on it. Belongs to the thread that submitted it; `cancel` may be
-    called from any.
+    With `deterministic`, an answer depends on nothing but its request: one runs at a time, prompts are computed in
+    chunks at fixed places, and only such chunks are reused, so that every token goes through the same arithmetic.
     """
 
-    def __init__(self, engine: Engine, on_end: Callable[[Stream], None] | None = None) -> None:
-        self._engine, self._on_end = engine, on_end
-        self.started = False
-        self._events: queue.SimpleQueue[str | Answer | _Failure] = queue.SimpleQueue()
-        self._end: Answer | _Failure | None = None
-        self.cancelled = False
+    def __init__(self, context: Context, parallel: int, deterministic: bool = False) -> None:
+        self.context, self.parallel, self.deterministic = context, parallel, deterministic
+        self.memory = Memory(context)
+        self.waiting: deque[Job] = deque()
+        self.running: list[Job] = []  # oldest first
+        self.computed = self.generated = 0  # tokens of prompts, tokens of answers
+        self._adapters: Adapters = ()
+        self._left_by: list[Adapters] = [()] * context.sequences  # the adapters that a sequence was computed with
+        self._used = [0] * context.sequences  # when a sequence was last used
+        self._clock = 0
+        self._usual = float(_FIRST_GUESS)
+        self._overtaken = 0
+        self._alignment = min(ALIGNMENT, context.n_batch)
 
-    def __iter__(self) -> Iterator[str]:
-        """Pieces of text, each of whole characters. Raises what the request failed with."""
-        while self._end is None:
-            event = self._events.get()
-            if isinstance(event, str):
-                yield event
-            else:
-                self._end = event
-        if isinstance(self._end, _Failure):
-            raise self._end.error
+    def add(self, job: Job) -> None:
+        """Queue a job."""
+        self.waiting.append(job)
 
-    @property
-    def answer(self) -> Answer:
-        """The finished answer; waits for it. Raises what the request failed with."""
-        for _ in self:
+    def cancel(self, job: Job) -> None:
+        """End a job with what it has."""
+        if job.sequence < 0:
+            self.waiting.remove(job)
+        else:
+            self._leave(job)
+        job.finish("cancelled")
+
+    def step(self) -> None:
+        """Start what can start, run one decode call, take the tokens that come of it."""
+        self._admit()
+        if not self.running:
+            return
+        while not self._has_room(planned := self._plan()):
             pass
-        assert isinstance(self._end, Answer)
-        return self._end
+        if not planned:
+            return
+        chunks = [chunk for _, chunk in planned]
+        try:
+            outcome = self.context.decode(chunks)
+        except StellarError as error:
+            self._failed([job for job, _ in planned], error)
+            return
+        if outcome is Decoded.DONE:
+            for job, chunk in planned:
+                self.memory.append(job.sequence, chunk.tokens)
+                self.computed += max(0, min(len(job.request.tokens) - chunk.position, len(chunk.tokens)))
+                job.doubtful = False
+            self._sample([job for job, chunk in planned if chunk.outputs])
+            return
+        for job, _ in planned:
+            self.memory.truncate(job.sequence, len(self.memory.tokens[job.sequence]))
+        if outcome is Decoded.FULL:  # against our account, in which it had room
+            error = StellarError("llama.cpp has no room left in its KV memory", "give a larger --ctx")
+            self._failed([job for job, _ in planned], error)
 
-    def cancel(self) -> None:
-        """Stop generating within one step; the answer then holds what came, with finish_reason "cancelled"."""
-        self._engine.cancel(self)
+    def _sample(self, jobs: list[Job]) -> None:
+        logits = self.context.logits
+        best = logits.argmax(axis=1).tolist()
+        for row, job in enumerate(jobs):
+            try:
+                reason = job.take(logits[row], best[row])
+            except RequestError as error:
+                self._leave(job)
+                job.fail(error)
+                continue
+            self.generated += 1
+            if reason:
+                self._usual += (max(job.generated, 1) - self._usual) / 16
+                self._leave(job)
+                job.finish(reason)
 
-    def put(self, event: str | Answer | _Failure) -> None:
-        """The engine's side of the stream."""
-        self._events.put(event)
-        if self._on_end and not isinstance(event, str):
-            self._on_end(self)
+    def _leave(self, job: Job) -> None:
+        """Take a job out of its sequence, whose tokens stay for later requests until their cells are needed."""
+        self.running.remove(job)
+        if self.deterministic:
+            size = len(job.request.tokens)
+            kept = min(size - size % self._alignment, len(self.memory.tokens[job.sequence]))
+            self.memory.truncate(job.sequence, kept)
+        self._touch(job.sequence)
+        job.sequence = -1
 
+    def _touch(self, sequence: int) -> None:
+        self._clock += 1
+        self._used[sequence] = self._clock
 
-class Engine:
-    """Runs requests over a context, which it owns from now on; close the engine before the model.
+    def fail_all(self, error: BaseException) -> None:
+        """Fail every job, running or waiting."""
+        for job in [*self.running, *self.waiting]:
+            job.fail(error)
+        self.waiting.clear()
+        for job in self.running:
+            self.memory.truncate(job.sequence, 0)
+        self.running.clear()
 
-    Usable without the command line: `with Engine(Context(model, 4096)) as engine: engine.submit(Request(ids)).answer`.
-    """
+    def _failed(self, jobs: list[Job], error: StellarError) -> None:
+        """A decode call failed: forget what it may have damaged. Each request gets a second chance, alone."""
+        for job in sorted(jobs, key=lambda one: -one.number):
+            self.running.remove(job)
+            self.memory.truncate(job.sequence, 0)
+            job.sequence = -1
+            job.failures += 1
+            if job.doubtful or job.failures == _MOST_FAILURES:
+                job.fail(error)
+            else:
+                job.doubtful = True
+                self.waiting.appendleft(job)
 
-    def __init__(self, context: Context) -> None:
-        self.context = context
-        self._slots = [Slot(context, sequence) for sequence in range(context.sequences)]
-        self._waiting: deque[tuple[Stream, Job]] = deque()
-        self._running: dict[int, Stream] = {}
-        self._wake = threading.Condition()
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name="stellar-engine", daemon=True)
-        self._thread.start()
+    # -- what the next decode call holds
 
-    def submit(self, request: Request, on_end: Callable[[Stream], None] | None = None) -> Stream:
-        """Queue a request. Raises RequestError if its prompt is empty or leaves no room to answer.
+    def _plan(self) -> list[tuple[Job, Chunk]]:
+        """The chunks of the next call: requests that generate go first, so that a long prompt does not hold them up."""
+        room = self.context.n_batch
+        pending = [(len(job.tokens) - len(self.memory.tokens[job.sequence]), job) for job in self.running]
+        pending.sort(key=lambda pair: pair[0])
+        planned: list[tuple[Job, Chunk]] = []
+        for size, job in pending:
+            done = len(self.memory.tokens[job.sequence])
+            taken = min(size, room)
+            if self.deterministic and done < len(job.request.tokens):
+                taken = min(taken, self._alignment - done % self._alignment)
+            if not taken:
+                break
+            part = job.tokens[done : done + taken]
+            planned.append((job, Chunk(job.sequence, done, part, int(taken == size))))
+            room -= taken
+        return planned
 
-        `on_end` is called with the stream, in the engine's thread, once its answer or failure is there; it must be
-        quick and must not raise.
+    def _has_room(self, planned: list[tuple[Job, Chunk]]) -> bool:
+        """Make room for a call; false if that took a job out of it, so that it must be planned anew."""
+        needed = sum(len(chunk.tokens) for _, chunk in planned)
+        while self.memory.free < needed:
+            running = len(self.running)
+            if not self._make_room():
+                self._failed(list(self.running), StellarError("the KV memory is too small for one request"))
+            if len(self.running) < running:
+                return False
+        return True
+
+    def _make_room(self) -> bool:
+        """Forget the sequence that was left longest ago; where there is none, the youngest job gives up its place.
+
+        Returns false if only one job is left, which has all the memory already.
         """
-        size, room = len(request.tokens), self.context.n_ctx
-        if not size:
-            raise RequestError("empty_prompt", "the prompt has no tokens")
-        if size >= room:
-            raise RequestError(
-                "context_length_exceeded",
-                f"the prompt has {size} tokens, the context holds {room}",
-                "shorten it or give a larger --ctx",
-            )
-        stream = Stream(self, on_end)
-        job = Job(request, min(request.sampling.max_tokens or room, room - size), stream.put)
-        with self._wake:
-            if self._closing:
-                raise StellarError("the engine is closed")
-            self._waiting.append((stream, job))
-            self._wake.notify()
-        return stream
+        idle = [sequence for sequence in self._idle() if self.memory.tokens[sequence]]
+        if idle:
+            self.memory.truncate(min(idle, key=lambda one: self._used[one]), 0)
+            return True
+        if len(self.running) < 2:
+            return False
+        job = max(self.running, key=lambda one: one.number)
+        self.running.remove(job)
+        self.memory.truncate(job.sequence, 0)
+        job.sequence = -1
+        self.waiting.appendleft(job)
+        return True
 
-    def cancel(self, stream: Stream) -> None:
-        """Cancel a stream's request, waiting or running; a finished one is left alone."""
-        with self._wake:
-            stream.cancelled = True
-            self.context.abort()  # cuts short the decode that may be running; the others' part is run again
-            self._wake.notify()
+    def _idle(self) -> Iterator[int]:
+        busy = {job.sequence for job in self.running}
+        return (sequence for sequence in range(self.context.sequences) if sequence not in busy)
 
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._closing or self._waiting or self._running)
-                if self._closing:
-                    return
-                self.context.clear_abort()
-                self._drop_cancelled()
-                self._admit()
-            if self._running:
-                self._step()
-
-    def _drop_cancelled(self) -> None:
-        for stream, job in [pair for pair in self._waiting if pair[0].cancelled]:
-            self._waiting.remove((stream, job))
-            stream.put(job.finish("cancelled"))
-        for slot in self._slots:
-            if slot.job and self._running[slot.sequence].cancelled:
-                self._end(slot, slot.job.finish("cancelled"))
+    # -- which jobs start
 
     def _admit(self) -> None:
-        """Start waiting requests, oldest first, in the idle sequence that shares the longest prefix."""
-        while self._waiting and (idle := [slot for slot in self._slots if slot.job is None]):
-            stream, job = self._waiting[0]
-            promised = sum(slot.cells for slot in self._slots if slot.job)
-            if promised + job.reserved > self.context.n_ctx:
+        """Start waiting jobs, oldest first. Those that must wait for a prefix, or for other adapters, are passed by."""
+        if not self.waiting or len(self.running) >= self._lanes():
+            return
+        self._choose_adapters()
+        for job in list(islice(self.waiting, 2 * self.parallel)):
+            if len(self.running) >= self._lanes():
                 return
-            slot = max(idle, key=lambda one: one.shared(job.request.tokens))
-            for other in idle:  # idle sequences' remains make room, those of the chosen one last
-                held = sum(one.cells for one in self._slots if one is not slot)
-                if other is not slot and held + job.reserved > self.context.n_ctx:
-                    other.forget()
-            self._waiting.popleft()
-            self._running[slot.sequence] = stream
-            stream.started = True
-            slot.begin(job)
-
-    def _step(self) -> None:
-        """One decode call over all running sequences."""
-        active = [slot for slot in self._slots if slot.job]
-        pending = {slot.sequence: slot.pending() for slot in active}
-        room = self.context.n_batch
-        entries: list[Entry] = []
-        sampled: list[tuple[Slot, int]] = []
-        # Sequences that generate (one token each) go first, so that a long prompt does not hold them up.
-        for slot in sorted(active, key=lambda one: len(pending[one.sequence])):
-            tokens = pending[slot.sequence]
-            chunk = tokens[: room - len(entries)]
-            last = len(chunk) == len(tokens)
-            for offset, token in enumerate(chunk):
-                wanted = last and offset == len(chunk) - 1
-                entries.append(Entry(token, len(slot.tokens) + offset, slot.sequence, wanted))
-            if last and chunk:
-                sampled.append((slot, len(entries) - 1))
-            pending[slot.sequence] = chunk
-        try:
-            outcome = self.context.decode(entries)
-            if outcome is Decoded.FULL:
-                raise StellarError("llama.cpp has no room left in its KV memory", "give a larger --ctx")
-            if outcome is Decoded.ABORTED:
-                for slot in active:
-                    slot.forget(len(slot.tokens))
+            if job.adapters != self._adapters:
+                if self._overtaken >= 4 * self.parallel:
+                    return  # let the running ones end, so that these get their turn
+                continue
+            source, shared = self._longest_prefix(job)
+            if self._is_coming(job, shared):
+                continue
+            if self.running and not self._fits(job, shared, source):
                 return
-            for slot in active:
-                slot.tokens += pending[slot.sequence]
-            for slot, row in sampled:
-                assert slot.job is not None
-                reason = slot.job.sample(self.context, row)
-                if reason:
-                    self._end(slot, slot.job.finish(reason))
-        except Exception as error:  # the thread must live on, and the submitters must hear of it
-            for slot in active:
-                if slot.job:
-                    slot.job.release()
-                    slot.forget()
-                    self._end(slot, _Failure(error))
+            self._overtaken = 0 if job is self.waiting[0] else self._overtaken + 1
+            self.waiting.remove(job)
+            self._start(job, source, shared)
 
-    def _end(self, slot: Slot, event: Answer | _Failure) -> None:
-        slot.job = None
-        self._running.pop(slot.sequence).put(event)
+    def _lanes(self) -> int:
+        """How many may run now: one alone where a decode call failed, to find out whose fault it was."""
+        return 1 if self.waiting[0].doubtful or any(job.doubtful for job in self.running) else self.parallel
 
-    def close(self) -> None:
-        """Stop at once: unfinished requests fail, the context is freed. Safe to call twice."""
-        with self._wake:
-            self._closing = True
-            self.context.abort()
-            self._wake.notify()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
-        failure = _Failure(StellarError("the engine was closed"))
-        for stream, job in self._waiting:
-            job.release()
-            stream.put(failure)
-        self._waiting.clear()
-        for slot in self._slots:
-            if slot.job:
-                slot.job.release()
-                self._end(slot, failure)
-        self.context.close()
+    def _choose_adapters(self) -> None:
+        wanted = self.waiting[0].adapters
+        if not self.running and wanted != self._adapters:
+            self.context.set_adapters(dict(wanted))
+            self._adapters = wanted
 
-    def __enter__(self) -> Engine:
-        return self
+    def _longest_prefix(self, job: Job) -> tuple[int, int]:
+        """The sequence that shares most tokens with a job, and how many; the last is always decoded, for its logits."""
+        best, source = 0, -1
+        for sequence in sorted(range(self.context.sequences), key=lambda one: -self._used[one]):
+            held = self.memory.tokens[sequence]
+            if len(held) > best and self._left_by[sequence] == job.adapters:
+                shared = min(shared_length(held, job.tokens), len(job.tokens) - 1)
+                if self.deterministic:
+                    shared -= shared % self._alignment
+                if shared > best:
+                    best, source = shared, sequence
+        return source, best
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def _is_coming(self, job: Job, shared: int) -> bool:
+        """Whether a running job is about to compute a much longer common prefix."""
+        for other in self.running:
+            if len(self.memory.tokens[other.sequence]) < len(other.request.tokens):
+                common = min(shared_length(other.tokens, job.tokens), len(job.tokens) - 1)
+                if common >= shared + _WORTH_WAITING:
+                    return True
+        return False
+
+    def _expected(self, job: Job) -> int:
+        """Cells that a job's answer will probably still need: as many as answers usually have, and some."""
+        left = job.limit - job.generated
+        return min(left, max(int(1.25 * self._usual) - job.generated, 16))
+
+    def _fits(self, job: Job, shared: int, source: int) -> bool:
+        promised = sum(
+            len(other.tokens) - len(self.memory.tokens[other.sequence]) + self._expected(other)
+            for other in self.running
+        )
+        needed = promised + len(job.tokens) - shared + self._expected(job) - self.memory.free
+        for sequence in self._idle():
+            if needed <= 0:
+                break
+            if sequence != source:
+                needed -= self.memory.releases(sequence)
+        return needed <= 0
+
+    def _start(self, job: Job, source: int, shared: int) -> None:
+        """Give a job a sequence with its prefix in it: the idle one whose loss will cost least to compute again."""
+
+        def loss(sequence: int) -> tuple[int, int]:
+            if sequence == source:  # taken over, it keeps the prefix
+                return len(self.memory.tokens[sequence]) - shared, self._used[sequence]
+            return self.memory.releases(sequence), self._used[sequence]
+
+        target = min(self._idle(), key=loss)
+        if target == source or source < 0:
+            self.memory.truncate(target, shared)
+        else:
+            self.memory.share(source, target, shared)
+            self._touch(source)
+        self._left_by[target] = job.adapters
+        job.sequence = target
+        self.running.append(job)
+        self.running.sort(key=lambda one: one.number)
+        job.start(self.context.model, shared)

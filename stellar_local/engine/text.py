@@ -26,7 +26,8 @@ class TextStream:
 
     def feed(self, data: bytes) -> str:
         """Take a token's bytes, return the text that is certain now ("" if none is)."""
-        return self._emit(self._decoder.decode(data), final=False)
+        text = self._decoder.decode(data)
+        return self._emit(text, final=False) if self._watched else text
 
     def finish(self) -> str:
         """The end of the stream: everything still held back, an unfinished character as U+FFFD."""

@@ -1,4 +1,4 @@
-"""A context over a model: decoding batches of several sequences, their KV memory, logits, abort.
+"""A context over a model: decoding batches of several sequences, their KV memory, logits, adapters, abort.
 
 Knows llama.cpp's preconditions (each is checked here, since breaking one aborts the process); knows nothing of
 requests or text. Not thread-safe: one thread decodes. `abort` alone may be called from another.
@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError, StellarError, UsageError
+from .adapter import Adapter
 from .cores import physical_cores
 from .library import api, complaints, deferred_interrupt
 from .model import Model
 
 KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml_type numbers of the cache types we offer
-_CELL_PADDING = 256  # llama.cpp rounds a context up to this many cells
 
 
 class Decoded(Enum):
@@ -34,20 +33,23 @@ class Decoded(Enum):
     ABORTED = 2  # `abort` was called; part of the batch may be in memory
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One token to decode: its position in its sequence, and whether its logits are wanted."""
+class Chunk(NamedTuple):
+    """Tokens that continue one sequence from `position` on, and of how many of the last ones logits are wanted."""
 
-    token: int
-    position: int
     sequence: int
-    output: bool = False
+    position: int
+    tokens: Sequence[int]
+    outputs: int = 0
 
 
 class Context:
-    """KV memory and compute buffers for up to `sequences` sequences that share `n_ctx` cells (unified memory).
+    """KV memory and compute buffers for up to `sequences` sequences.
 
-    Close it before its model. Raises ModelError if llama.cpp cannot allocate it, UsageError for impossible sizes.
+    With `unified` memory they share `n_ctx` cells, and may have cells in common; else each has a share of its own,
+    `n_ctx` by `sequences`, which is faster to attend to, as no one looks at the others' cells. `capacity` is what one
+    sequence can hold. A batch holds up to `n_batch` tokens and asks for logits of up to `outputs` of them [default: one a sequence];
+    both cost compute memory. Close it before its model. Raises ModelError if llama.cpp cannot allocate it, UsageError
+    for impossible sizes.
     """
 
     def __init__(
@@ -58,16 +60,19 @@ class Context:
         n_batch: int = 512,
         threads: int = 0,
         kv_type: str = "f16",
+        outputs: int = 0,
+        unified: bool = True,
     ) -> None:
         self._api = api()
         if not 0 < sequences <= self._api.llama_max_parallel_sequences():
             raise UsageError(f"between 1 and {self._api.llama_max_parallel_sequences()} sequences can run at once")
         if n_ctx <= 0:
             raise UsageError("the context must hold at least one token")
-        self.model, self.sequences = model, sequences
+        self.model, self.sequences, self.unified = model, sequences, unified or sequences == 1
         params = self._api.llama_context_default_params()
-        params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx, sequences, True
+        params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx, sequences, self.unified
         params.n_batch = params.n_ubatch = min(n_batch, n_ctx)
+        params.n_outputs_max = self.outputs = max(outputs, sequences)
         params.type_k = params.type_v = KV_TYPES[kv_type]
         params.n_threads = params.n_threads_batch = threads or physical_cores()
         params.no_perf = True
@@ -79,7 +84,6 @@ class Context:
         params.abort_callback_data = ctypes.cast(self._flag, ctypes.c_void_p)
         complaints()
         self.handle: Any = None
-        self._batch: Any = None
         try:
             with deferred_interrupt():
                 self.handle = self._api.llama_init_from_model(model.handle, params)
@@ -92,76 +96,140 @@ class Context:
                 "give a smaller --ctx, or --kv q8_0",
             )
         self.n_ctx: int = self._api.llama_n_ctx(self.handle)
+        self.capacity: int = self._api.llama_n_ctx_seq(self.handle)
         self.n_batch: int = self._api.llama_n_batch(self.handle)
         self._memory: Any = self._api.llama_get_memory(self.handle)
-        self._batch = self._api.llama_batch_init(self.n_batch, 0, 1)
-        self._outputs: set[int] = set()
+        self._lengths = [0] * sequences
+        self._wanted = 0
+        self._batch = self._new_batch()
 
-    def decode(self, entries: Sequence[Entry]) -> Decoded:
-        """Run one batch of at most `n_batch` tokens. Positions continue each sequence without a gap.
+    def _new_batch(self) -> Any:
+        """A llama_batch over NumPy arrays, which are filled a column at a time: ctypes would cost µs an entry."""
+        size = self.n_batch
+        self._token, self._position, self._sequence = (np.zeros(size, np.int32) for _ in range(3))
+        self._ones, self._output = np.ones(size, np.int32), np.zeros(size, np.int8)
+        addresses = self._sequence.ctypes.data + 4 * np.arange(size, dtype=np.uintp)
+        self._sequence_pointers = addresses  # each token has one sequence, so its list is one number of the column
+        number = ctypes.POINTER(ctypes.c_int32)
+        return self._api.llama_batch(
+            n_tokens=0,
+            token=self._token.ctypes.data_as(number),
+            embd=None,
+            pos=self._position.ctypes.data_as(number),
+            n_seq_id=self._ones.ctypes.data_as(number),
+            seq_id=addresses.ctypes.data_as(ctypes.POINTER(number)),
+            logits=self._output.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
 
-        Raises StellarError on a broken precondition or an internal failure of llama.cpp.
+    def decode(self, chunks: Sequence[Chunk]) -> Decoded:
+        """Run one batch of at most `n_batch` tokens. Each chunk continues its sequence without a gap.
+
+        The wanted logits are then in `logits`, in the chunks' order. On a GPU the work may still be going on when
+        this returns; reading the logits waits for it. Raises StellarError on a broken precondition or an internal
+        failure of llama.cpp, after which the memory of the batch's sequences should be thought lost.
         """
-        self._check(entries)
-        batch = self._batch
-        batch.n_tokens = len(entries)
-        for row, entry in enumerate(entries):
-            batch.token[row] = entry.token
-            batch.pos[row] = entry.position
-            batch.n_seq_id[row] = 1
-            batch.seq_id[row][0] = entry.sequence
-            batch.logits[row] = entry.output
-        self._outputs = set()
+        count = self._fill(chunks)
+        self._batch.n_tokens = count
+        self._wanted = 0
         complaints()
-        status = self._api.llama_decode(self.handle, batch)
+        status = self._api.llama_decode(self.handle, self._batch)
         if status == 0:
-            self._outputs = {row for row, entry in enumerate(entries) if entry.output}
+            for chunk in chunks:
+                self._lengths[chunk.sequence] = chunk.position + len(chunk.tokens)
+            self._wanted = sum(chunk.outputs for chunk in chunks)
+            return Decoded.DONE
+        for chunk in chunks:
+            last = self._api.llama_memory_seq_pos_max(self._memory, chunk.sequence)
+            self._lengths[chunk.sequence] = int(last) + 1
         if status < 0 or status > 2:
             raise StellarError(f"llama.cpp failed to decode (status {status}): {complaints() or 'no reason given'}")
         return Decoded(status)
 
-    def _check(self, entries: Sequence[Entry]) -> None:
-        if not 0 < len(entries) <= self.n_batch:
-            raise StellarError(f"a batch holds 1 to {self.n_batch} tokens, not {len(entries)}")
+    def _fill(self, chunks: Sequence[Chunk]) -> int:
+        """Check the batch and write it into the columns; returns the number of tokens."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        sequences: list[int] = []
+        outputs: list[int] = []
         expected: dict[int, int] = {}
-        for entry in entries:
-            if not 0 <= entry.token < self.model.n_vocab:
-                raise StellarError(f"token {entry.token} is outside the vocabulary of {self.model.n_vocab}")
-            if not 0 <= entry.sequence < self.sequences:
-                raise StellarError(f"sequence {entry.sequence} does not exist: there are {self.sequences}")
-            position = expected.get(entry.sequence)
-            if position is None:
-                position = self.length(entry.sequence)
-            if entry.position != position:
-                raise StellarError(
-                    f"position {entry.position} does not continue sequence {entry.sequence} at {position}"
-                )
-            expected[entry.sequence] = position + 1
+        for sequence, position, part, wanted in chunks:
+            if not 0 <= sequence < self.sequences:
+                raise StellarError(f"sequence {sequence} does not exist: there are {self.sequences}")
+            due = expected.get(sequence, self._lengths[sequence])
+            if position != due:
+                raise StellarError(f"position {position} does not continue sequence {sequence} at {due}")
+            size = len(part)
+            expected[sequence] = position + size
+            tokens += part
+            if size == 1:
+                positions.append(position)
+                sequences.append(sequence)
+            else:
+                positions += range(position, position + size)
+                sequences += [sequence] * size
+            if wanted:
+                if not 0 <= wanted <= size:
+                    raise StellarError(f"a chunk of {size} tokens has no logits of {wanted}")
+                outputs += range(len(tokens) - wanted, len(tokens))
+        count = len(tokens)
+        if not 0 < count <= self.n_batch:
+            raise StellarError(f"a batch holds 1 to {self.n_batch} tokens, not {count}")
+        if len(outputs) > self.outputs:
+            raise StellarError(f"a batch gives the logits of {self.outputs} tokens at most, not of {len(outputs)}")
+        least, most = min(tokens), max(tokens)
+        if least < 0 or most >= self.model.n_vocab:
+            wrong = least if least < 0 else most
+            raise StellarError(f"token {wrong} is outside the vocabulary of {self.model.n_vocab}")
+        self._token[:count], self._position[:count], self._sequence[:count] = tokens, positions, sequences
+        self._output[:count] = 0
+        self._output[outputs] = 1
+        return count
 
-    def require_output(self, row: int) -> int:
-        """Return `row` if its logits were asked for in the last batch; sampling another row would abort."""
-        if row not in self._outputs:
-            raise StellarError(f"no logits were asked for at row {row} of the last batch")
-        return row
+    @property
+    def logits(self) -> npt.NDArray[np.float32]:
+        """The logits that the last batch was asked for, float32 of shape (outputs, n_vocab), in the batch's order.
 
-    def logits(self, row: int) -> npt.NDArray[np.float32]:
-        """A copy of the logits of a row of the last batch, float32 of shape (n_vocab,)."""
-        pointer = self._api.llama_get_logits_ith(self.handle, self.require_output(row))
-        return np.array(np.ctypeslib.as_array(pointer, shape=(self.model.n_vocab,)), dtype=np.float32)
+        A view of llama.cpp's memory, good until the next decode.
+        """
+        if not self._wanted:
+            return np.empty((0, self.model.n_vocab), np.float32)
+        pointer = self._api.llama_get_logits(self.handle)
+        return np.ctypeslib.as_array(pointer, shape=(self._wanted, self.model.n_vocab))
 
     def length(self, sequence: int) -> int:
         """How many tokens of a sequence are in memory."""
-        return int(self._api.llama_memory_seq_pos_max(self._memory, sequence)) + 1
+        return self._lengths[sequence]
 
     def truncate(self, sequence: int, length: int) -> None:
         """Forget a sequence's tokens from position `length` on."""
-        if length < self.length(sequence):
+        if length < self._lengths[sequence]:
             self._api.llama_memory_seq_rm(self._memory, sequence, length, -1)
+            self._lengths[sequence] = length
 
-    def copy(self, source: int, target: int) -> None:
-        """Make `target` share all cells of `source`; costs no memory, since the memory is unified."""
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Make `target` hold the first `length` tokens of `source`: in the same cells where the memory is unified.
+
+        Else the cells are copied, all of the source's, with the next decode; cheap beside computing them.
+        """
+        if not 0 <= length <= self._lengths[source]:
+            raise StellarError(f"sequence {source} holds {self._lengths[source]} tokens, not {length}")
         self.truncate(target, 0)
-        self._api.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        if length:
+            end = length if self.unified else -1  # llama.cpp asserts that separate memory is copied whole
+            self._api.llama_memory_seq_cp(self._memory, source, target, 0 if self.unified else -1, end)
+            self._lengths[target] = self._lengths[source]
+            self.truncate(target, length)
+        self._lengths[target] = length
+
+    def set_adapters(self, adapters: Mapping[Adapter, float]) -> None:
+        """Run with these LoRA adapters at these scales from now on; what is in memory was computed with the old ones.
+
+        A change costs some milliseconds: llama.cpp plans its graphs anew.
+        """
+        count = len(adapters)
+        handles = (self._api.llama_adapter_lora_p_ctypes * count)(*(adapter.handle for adapter in adapters))
+        scales = (ctypes.c_float * count)(*adapters.values())
+        self._api.llama_set_adapters_lora(self.handle, handles, count, scales)
 
     def abort(self) -> None:
         """Make a running decode return as soon as its current operation ends (CPU and Metal; CUDA ends the batch)."""
@@ -173,9 +241,6 @@ class Context:
 
     def close(self) -> None:
         """Free the context's memory; safe to call twice."""
-        if self._batch is not None:
-            self._api.llama_batch_free(self._batch)
-            self._batch = None
         if self.handle:
             self._api.llama_free(self.handle)
             self.handle = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import subprocess
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import llama_cpp
 import numpy as np
 import pytest
 import torch
@@ -29,7 +27,8 @@ from convert.levels import LEVELS
 from convert.llama import EMBEDDING, OUTPUT, Shape
 from convert.lora_gguf import write_lora_gguf
 from stellar_local.errors import ModelError
-from stellar_local.native.context import Context, Entry
+from stellar_local.native.adapter import Adapter as NativeAdapter
+from stellar_local.native.context import Chunk, Context
 from stellar_local.native.model import Model
 
 IDS = [1, 300, 301, 305, 17, 99, 250, 411, 412, 77, 78, 79, 300, 301]
@@ -38,15 +37,12 @@ ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pro
 
 def logits(model: Path, lora: Path | None = None, scale: float = 1.0) -> np.ndarray:
     """llama.cpp's logits at every position of IDS, float32 [tokens, vocabulary]."""
-    with Model(model, gpu_layers=0) as opened, Context(opened, 64, threads=1) as context:
-        if lora is not None:
-            adapter = llama_cpp.llama_adapter_lora_init(opened.handle, os.fsencode(lora))
-            assert adapter
-            handles = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
-            scales = (ctypes.c_float * 1)(scale)
-            assert llama_cpp.llama_set_adapters_lora(context.handle, handles, 1, scales) == 0
-        context.decode([Entry(token, place, 0, True) for place, token in enumerate(IDS)])
-        return np.stack([context.logits(row) for row in range(len(IDS))])
+    with Model(model, gpu_layers=0) as opened:
+        adapters = {NativeAdapter(opened, lora): scale} if lora else {}
+        with Context(opened, 64, threads=1, outputs=len(IDS)) as context:
+            context.set_adapters(adapters)
+            context.decode([Chunk(0, 0, IDS, len(IDS))])
+            return context.logits.copy()
 
 
 def distance(got: np.ndarray, expected: np.ndarray) -> float:

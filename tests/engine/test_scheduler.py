@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from stellar_local.config import SamplingOptions
 from stellar_local.engine import Answer, Engine, Request
+from stellar_local.engine.job import Event, Job
+from stellar_local.engine.scheduler import Scheduler
 from stellar_local.errors import RequestError, StellarError
-from stellar_local.native.context import Context, Decoded, Entry
+from stellar_local.native.context import Chunk, Context, Decoded
 from stellar_local.native.model import Model
 
 GREEDY = SamplingOptions(temperature=0, max_tokens=12)
@@ -79,9 +84,9 @@ def test_a_shared_prefix_is_computed_once(engine: Engine, monkeypatch: pytest.Mo
     decoded: list[int] = []
     decode = engine.context.decode
 
-    def counting(entries: list[Entry]) -> Decoded:
-        decoded.append(len(entries))
-        return decode(entries)
+    def counting(chunks: list[Chunk]) -> Decoded:
+        decoded.append(sum(len(chunk.tokens) for chunk in chunks))
+        return decode(chunks)
 
     monkeypatch.setattr(engine.context, "decode", counting)
     longer = (*PROMPTS[2], *first.tokens, 33, 34)
@@ -151,12 +156,226 @@ def test_impossible_requests(tokens: tuple[int, ...], kind: str, engine: Engine)
     assert caught.value.kind == kind
 
 
-def test_a_failing_decode_fails_its_requests_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(engine.context, "decode", lambda entries: Decoded.FULL)
-        with pytest.raises(StellarError, match="no room left"):
-            _ = engine.submit(Request(PROMPTS[0], GREEDY)).answer
-    assert engine.submit(Request(PROMPTS[0], GREEDY)).answer.usage.completion_tokens > 0
+class Failing:
+    """Stands before llama_decode and returns `code` from call `first` on, `times` times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, context: Context, code: int, first: int, times: int) -> None:
+        self.calls = 0
+        decode = context._api.llama_decode
+
+        def failing(handle: object, batch: object) -> int:
+            self.calls += 1
+            return code if first <= self.calls < first + times else int(decode(handle, batch))
+
+        monkeypatch.setattr(context._api, "llama_decode", failing)
+
+
+@pytest.mark.parametrize("code", [-3, -2, -1, 1, 2])
+def test_a_decode_that_fails_once_costs_nothing(code: int, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Engine(Context(model, 512, sequences=4, n_batch=16)) as engine:
+        alone = [engine.submit(Request(prompt, GREEDY)).answer.tokens for prompt in PROMPTS]
+        for first in (1, 3, 6):
+            with monkeypatch.context() as patch:
+                Failing(patch, engine.context, code, first, times=1)
+                streams = [engine.submit(Request(prompt, GREEDY)) for prompt in PROMPTS]
+                assert [stream.answer.tokens for stream in streams] == alone
+        assert_cells_add_up(engine)
+
+
+@pytest.mark.parametrize("code", [-3, -2, -1, 1])
+def test_decodes_that_keep_failing_cost_the_requests_in_hand(
+    code: int, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Engine(Context(model, 512, sequences=2, n_batch=16)) as engine:
+        with monkeypatch.context() as patch:
+            failing = Failing(patch, engine.context, code, first=4, times=10**6)
+            streams = [engine.submit(Request(prompt, GREEDY)) for prompt in PROMPTS[:2]]
+            for stream in streams:
+                with pytest.raises(StellarError, match="no room left" if code == 1 else f"status {code}"):
+                    _ = stream.answer
+            assert failing.calls < 50
+        assert engine.submit(Request(PROMPTS[0], GREEDY)).answer.usage.completion_tokens > 0
+        assert_cells_add_up(engine)
+
+
+def test_a_request_that_breaks_decoding_takes_no_other_with_it(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Engine(Context(model, 512, sequences=4)) as engine:
+        alone = [engine.submit(Request(prompt, GREEDY)).answer.tokens for prompt in PROMPTS]
+        decode = engine.context.decode
+
+        def poisoned(chunks: list[Chunk]) -> Decoded:
+            if any(450 in chunk.tokens for chunk in chunks):
+                raise StellarError("llama.cpp failed to decode (status -3)")
+            return decode(chunks)
+
+        monkeypatch.setattr(engine.context, "decode", poisoned)
+        poison = engine.submit(Request((1, 2, 450), GREEDY))
+        streams = [engine.submit(Request(prompt, GREEDY)) for prompt in PROMPTS]
+        assert [stream.answer.tokens for stream in streams] == alone
+        with pytest.raises(StellarError, match="status -3"):
+            _ = poison.answer
+
+
+def assert_cells_add_up(engine: Engine) -> None:
+    memory = engine._scheduler.memory
+    assert memory.free + sum(users > 0 for users in memory._users) == engine.context.n_ctx
+
+
+def test_a_prefix_that_all_share_is_computed_once_though_they_come_together(model: Model) -> None:
+    prefix = (1, *range(100, 300))
+    prompts = [(*prefix, 9 + number, 20) for number in range(12)]
+    with Engine(Context(model, 512, sequences=8, n_batch=64), parallel=6) as engine:
+        streams = [engine.submit(Request(prompt, SamplingOptions(temperature=0, max_tokens=3))) for prompt in prompts]
+        answers = [stream.answer for stream in streams]
+        computed, generated = engine.work
+    assert computed == len(prefix) + 2 * len(prompts)
+    assert generated == sum(len(answer.tokens) + (answer.finish_reason == "stop") for answer in answers)
+    assert [answer.usage.cached_tokens for answer in answers] == [0] + [len(prefix)] * 11
+
+
+def test_a_prefix_stays_for_later_though_others_run_between(model: Model) -> None:
+    few_shot = (1, *range(100, 200))
+    with Engine(Context(model, 512, sequences=4), parallel=2) as engine:
+        assert engine.submit(Request((*few_shot, 5, 6), GREEDY)).answer.usage.cached_tokens == 0
+        for _ in range(4):
+            assert engine.submit(Request((1, 9, 8, 7), GREEDY)).answer.finish_reason
+        assert engine.submit(Request((*few_shot, 7, 8), GREEDY)).answer.usage.cached_tokens == len(few_shot)
+
+
+def test_memory_that_runs_out_makes_the_youngest_wait_and_loses_none(model: Model, engine: Engine) -> None:
+    unlimited = SamplingOptions(temperature=0)
+    alone = [engine.submit(Request(prompt, unlimited)).answer for prompt in PROMPTS]
+    with Engine(Context(model, 256, sequences=4, n_batch=32)) as many:
+        for _ in range(40):  # short answers, so that the long ones that follow are thought to be short as well
+            assert many.submit(Request(PROMPTS[1], SamplingOptions(temperature=0, max_tokens=1))).answer.tokens
+        places: list[int] = []
+        start = many._scheduler._start
+
+        def noting(job: Job, source: int, shared: int) -> None:
+            places.append(job.number)
+            start(job, source, shared)
+
+        many._scheduler._start = noting  # type: ignore[method-assign]
+        streams = [many.submit(Request(prompt, unlimited)) for prompt in PROMPTS * 3]
+        answers = [stream.answer for stream in streams]
+        assert_cells_add_up(many)
+    assert sum(len(prompt) for prompt in PROMPTS) + sum(len(answer.tokens) for answer in alone) > 256
+    assert len(places) > len(set(places)) == 12  # some gave up their place, and got one again
+    for prompt, answer in zip(PROMPTS * 3, answers, strict=True):
+        assert is_greedy(model, prompt, answer.tokens)
+
+
+class Steady(Context):
+    """A context whose logits depend on place and token alone, so that rounding cannot tip a drawn token."""
+
+    def decode(self, chunks: Sequence[Chunk]) -> Decoded:
+        self.rows = [(chunk.position + len(chunk.tokens), chunk.tokens[-1]) for chunk in chunks if chunk.outputs]
+        return super().decode(chunks)
+
+    @property
+    def logits(self) -> npt.NDArray[np.float32]:
+        rows = [np.random.default_rng(row).normal(0, 2, self.model.n_vocab) for row in self.rows]
+        return np.array(rows, np.float32).reshape(-1, self.model.n_vocab)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_sampled_answer_goes_on_as_if_its_place_had_not_been_lost(seed: int, model: Model) -> None:
+    options = SamplingOptions(temperature=1.5, seed=seed, max_tokens=20, repeat_penalty=1.2, stop=("\x00",))
+
+    def ask(lost_after: int) -> Answer:
+        events: list[Event] = []
+        with Steady(model, 256, sequences=2, n_batch=32) as context:
+            scheduler = Scheduler(context, parallel=2)
+            scheduler.add(Job(Request(PROMPTS[2], GREEDY), 12, 1, lambda event: None))
+            scheduler.add(Job(Request(PROMPTS[1], options), 20, 2, events.append))
+            for number in range(100):
+                if number == lost_after:
+                    assert scheduler._make_room()
+                    assert [job.number for job in scheduler.waiting] == [2]
+                scheduler.step()
+        assert isinstance(events[-1], Answer)
+        return events[-1]
+
+    whole, broken = ask(lost_after=-1), ask(lost_after=6)
+    assert (broken.tokens, broken.text, broken.seed) == (whole.tokens, whole.text, seed)
+    assert len(whole.tokens) == 20
+
+
+def test_random_requests_that_come_go_and_share(model: Model, engine: Engine) -> None:
+    """Many requests with common prefixes, cancelled at random, in too little memory: each gets its own answer."""
+    draw = random.Random(5)
+    prefixes = [[1, *(draw.randrange(3, 400) for _ in range(size))] for size in (5, 40, 80)]
+    requests = []
+    for _ in range(60):
+        prompt = [*draw.choice(prefixes), *(draw.randrange(3, 400) for _ in range(draw.randrange(1, 12)))]
+        options = SamplingOptions(temperature=0, max_tokens=draw.choice([1, 5, 20, 60]))
+        requests.append(Request(tuple(prompt), options))
+    alone = [engine.submit(request).answer.tokens for request in requests]
+    with Engine(Context(model, 256, sequences=9, n_batch=48), parallel=7) as many:
+        streams = [many.submit(request) for request in requests]
+        for number in draw.sample(range(60), 8):
+            threading.Timer(draw.random() / 5, streams[number].cancel).start()
+        for request, stream, expected in zip(requests, streams, alone, strict=True):
+            answer = stream.answer
+            assert is_greedy(model, request.tokens, answer.tokens)
+            if answer.finish_reason != "cancelled":
+                assert len(answer.tokens) == len(expected) or answer.tokens != expected[: len(answer.tokens)]
+        assert_cells_add_up(many)
+
+
+def is_greedy(model: Model, prompt: tuple[int, ...], answer: tuple[int, ...]) -> bool:
+    """Whether each token is the likeliest, or as likely within what rounding in differently composed batches costs."""
+    with Context(model, 512, outputs=512, n_batch=512) as context:
+        tokens = [*prompt, *answer]
+        context.decode([Chunk(0, 0, tokens, len(answer) + 1)])
+        rows = context.logits[:-1]
+        return all(float(row.max() - row[token]) < 0.02 for row, token in zip(rows, answer, strict=True))
+
+
+def test_deterministic_answers_depend_on_nothing_but_the_request(model: Model) -> None:
+    prefix = (1, *(3 + number * 7 % 400 for number in range(150)))
+    prompts = [(*prefix, 5 + number, 6) for number in range(6)]
+    fresh = []
+    for prompt in prompts:
+        with Engine(Context(model, 512), deterministic=True) as engine:
+            fresh.append(exact(engine, prompt))
+    with Engine(Context(model, 512), deterministic=True) as engine:
+        shared = [exact(engine, prompt) for prompt in prompts]
+        assert [one[:2] for one in shared] == [one[:2] for one in fresh]
+        assert [one[2] for one in shared] == [0] + [128] * 5
+        computed, _ = engine.work
+        assert computed == len(prefix) + 2 + 5 * (len(prefix) + 2 - 128)
+
+
+def exact(engine: Engine, prompt: tuple[int, ...]) -> tuple[tuple[int, ...], list[float], int]:
+    """Tokens, their log-probabilities to the last bit, cached tokens."""
+    answer = engine.submit(Request(prompt, SamplingOptions(temperature=0, max_tokens=20, logprobs=0))).answer
+    return answer.tokens, [one.logprob for one in answer.logprobs], answer.usage.cached_tokens
+
+
+def test_logprobs_equal_transformers(engine: Engine, spm_base: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    answer = engine.submit(Request(PROMPTS[0], SamplingOptions(temperature=0, max_tokens=6, logprobs=3))).answer
+    assert len(answer.logprobs) == len(answer.tokens)
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(spm_base)(torch.tensor([[*PROMPTS[0], *answer.tokens]])).logits[0]
+    expected = logits.log_softmax(-1)
+    for at, one in enumerate(answer.logprobs, len(PROMPTS[0]) - 1):
+        assert one.token == answer.tokens[at - len(PROMPTS[0]) + 1]
+        assert one.logprob == pytest.approx(float(expected[at][one.token]), abs=2e-3)
+        best = expected[at].topk(3)
+        assert [token for token, _, _ in one.top] == best.indices.tolist()
+        assert [value for _, _, value in one.top] == pytest.approx(best.values.tolist(), abs=2e-3)
+
+
+def test_the_end_is_told_in_the_engine_s_thread(engine: Engine) -> None:
+    ended: list[tuple[object, str]] = []
+    stream = engine.submit(Request(PROMPTS[0], GREEDY), lambda one: ended.append((one, threading.current_thread().name)))
+    assert stream.answer.tokens
+    assert ended == [(stream, "stellar-engine")]
+    assert stream.started
 
 
 def test_close_fails_what_is_unfinished(model: Model) -> None:

@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stellar_local.config import SamplingOptions
 from stellar_local.errors import StellarError, UsageError
-from stellar_local.native.context import Context, Decoded, Entry
+from stellar_local.native.context import Chunk, Context, Decoded
 from stellar_local.native.model import Model
-from stellar_local.native.sampler import Sampler
 
 TOKENS = [1, 20, 300, 41, 77, 5]
 
@@ -31,9 +29,8 @@ def context(model: Model) -> Iterator[Context]:
         yield context
 
 
-def prompt(sequence: int = 0, tokens: list[int] = TOKENS, start: int = 0) -> list[Entry]:
-    last = len(tokens) - 1
-    return [Entry(token, start + at, sequence, at == last) for at, token in enumerate(tokens)]
+def prompt(sequence: int = 0, tokens: list[int] = TOKENS, start: int = 0) -> Chunk:
+    return Chunk(sequence, start, tokens, 1)
 
 
 def test_logits_equal_transformers(context: Context, spm_base: Path) -> None:
@@ -43,71 +40,100 @@ def test_logits_equal_transformers(context: Context, spm_base: Path) -> None:
     reference = AutoModelForCausalLM.from_pretrained(spm_base)
     with torch.no_grad():
         expected = reference(torch.tensor([TOKENS])).logits[0, -1].numpy()
-    assert context.decode(prompt()) is Decoded.DONE
-    logits = context.logits(len(TOKENS) - 1)
+    assert context.decode([prompt()]) is Decoded.DONE
+    logits = context.logits[0]
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, expected, atol=2e-3)  # the KV cache is float16
     assert int(logits.argmax()) == int(expected.argmax())
 
 
 def test_sequences_do_not_mix(context: Context) -> None:
-    context.decode(prompt(0))
-    alone = context.logits(len(TOKENS) - 1)
+    context.decode([prompt(0)])
+    alone = context.logits[0].copy()
     context.truncate(0, 0)
-    context.decode([*prompt(1, [9, 8, 7]), *prompt(2)])
-    np.testing.assert_allclose(context.logits(3 + len(TOKENS) - 1), alone, atol=1e-3)
+    context.decode([prompt(1, [9, 8, 7]), prompt(2)])
+    np.testing.assert_allclose(context.logits[1], alone, atol=1e-3)
+    context.decode([Chunk(1, 3, [5]), Chunk(2, len(TOKENS), [9], 1)])  # one that is not wanted has no row
+    assert context.logits.shape == (1, context.model.n_vocab)
 
 
 def test_a_copied_prefix_counts_as_read(context: Context) -> None:
-    context.decode(prompt(0))
-    whole = context.logits(len(TOKENS) - 1)
-    context.truncate(0, 3)
-    context.copy(0, 1)
-    assert context.length(1) == 3
-    context.decode(prompt(1, TOKENS[3:], start=3))
-    np.testing.assert_allclose(context.logits(2), whole, atol=1e-3)
+    context.decode([prompt(0)])
+    whole = context.logits[0].copy()
+    context.copy(0, 1, 3)
+    assert (context.length(0), context.length(1)) == (len(TOKENS), 3)
+    context.decode([prompt(1, TOKENS[3:], start=3)])
+    np.testing.assert_allclose(context.logits[0], whole, atol=1e-3)
+    with pytest.raises(StellarError, match="sequence 1 holds 6 tokens, not 7"):
+        context.copy(1, 2, 7)
 
 
 @pytest.mark.parametrize(
-    ("entries", "message"),
+    ("chunks", "message"),
     [
         ([], "a batch holds 1 to 32"),
-        ([Entry(1, at, 0) for at in range(33)], "a batch holds 1 to 32"),
-        ([Entry(-1, 0, 0)], "outside the vocabulary"),
-        ([Entry(10**6, 0, 0)], "outside the vocabulary"),
-        ([Entry(1, 0, 3)], "sequence 3 does not exist"),
-        ([Entry(1, 0, -1)], "sequence -1 does not exist"),
-        ([Entry(1, 1, 0)], "position 1 does not continue sequence 0 at 0"),
-        ([Entry(1, 0, 0), Entry(1, 0, 0)], "position 0 does not continue"),
+        ([Chunk(0, 0, [])], "a batch holds 1 to 32"),
+        ([Chunk(0, 0, [], 1)], "a chunk of 0 tokens has no logits of 1"),
+        ([Chunk(0, 0, [1], -1)], "a chunk of 1 tokens has no logits of -1"),
+        ([Chunk(0, 0, [1] * 33)], "a batch holds 1 to 32"),
+        ([Chunk(0, 0, [-1])], "token -1 is outside the vocabulary"),
+        ([Chunk(0, 0, [1, 10**6])], "token 1000000 is outside the vocabulary"),
+        ([Chunk(3, 0, [1])], "sequence 3 does not exist"),
+        ([Chunk(-1, 0, [1])], "sequence -1 does not exist"),
+        ([Chunk(0, 1, [1])], "position 1 does not continue sequence 0 at 0"),
+        ([Chunk(0, 0, [1]), Chunk(0, 0, [1])], "position 0 does not continue"),
+        ([Chunk(0, 0, [1] * 4, 4)], "the logits of 3 tokens at most, not of 4"),
     ],
 )
-def test_broken_preconditions_are_errors(entries: list[Entry], message: str, context: Context) -> None:
+def test_broken_preconditions_are_errors(chunks: list[Chunk], message: str, context: Context) -> None:
     with pytest.raises(StellarError) as caught:
-        context.decode(entries)
+        context.decode(chunks)
     assert message in caught.value.message
-    assert context.decode(prompt()) is Decoded.DONE
+    assert context.decode([prompt()]) is Decoded.DONE
 
 
-def test_sampling_where_no_logits_are_is_an_error(context: Context) -> None:
-    sampler = Sampler(SamplingOptions(temperature=0), context.model.n_vocab)
-    with pytest.raises(StellarError, match="no logits"):
-        sampler.sample(context, 0)
-    context.decode(prompt())
-    with pytest.raises(StellarError, match="no logits"):
-        context.logits(0)
-    assert sampler.sample(context, len(TOKENS) - 1) == int(context.logits(len(TOKENS) - 1).argmax())
-    sampler.close()
-    sampler.close()
+def test_logits_of_several_tokens_of_a_chunk(model: Model) -> None:
+    with Context(model, 256, sequences=2, n_batch=32, outputs=16) as context:
+        context.decode([prompt()])
+        last = context.logits[0].copy()
+        context.truncate(0, 0)
+        context.decode([Chunk(0, 0, TOKENS, len(TOKENS)), Chunk(1, 0, [9, 8], 1)])
+        rows = context.logits.copy()
+        assert rows.shape == (len(TOKENS) + 1, model.n_vocab)
+        np.testing.assert_allclose(rows[len(TOKENS) - 1], last, atol=1e-3)
+        context.truncate(0, 0)
+        context.decode([prompt(tokens=TOKENS[:3])])
+        np.testing.assert_allclose(rows[2], context.logits[0], atol=1e-3)
+
+
+def test_logits_that_were_not_asked_for_are_none(context: Context) -> None:
+    assert context.logits.shape == (0, context.model.n_vocab)
+    context.decode([Chunk(0, 0, TOKENS)])
+    assert context.logits.shape == (0, context.model.n_vocab)
+
+
+def test_separate_memory_has_a_share_for_each(model: Model) -> None:
+    with Context(model, 512, sequences=2, n_batch=256, unified=False) as context:
+        assert (context.n_ctx, context.capacity) == (512, 256)
+        context.decode([prompt(0)])
+        whole = context.logits[0].copy()
+        assert context.decode([Chunk(1, 0, [5] * 256)]) is Decoded.DONE
+        assert context.decode([Chunk(1, 256, [5])]) is Decoded.FULL
+        context.copy(0, 1, 3)  # copies everything, and forgets the rest
+        assert context.length(1) == 3
+        context.truncate(0, 0)
+        context.decode([prompt(1, TOKENS[3:], start=3)])
+        np.testing.assert_allclose(context.logits[0], whole, atol=1e-3)
 
 
 def test_a_full_memory_is_reported_not_fatal(model: Model) -> None:
     with Context(model, 256, n_batch=32) as context:
         size = context.n_ctx
         for start in range(0, size, 32):
-            assert context.decode([Entry(5, start + at, 0) for at in range(32)]) is Decoded.DONE
-        assert context.decode([Entry(5, size, 0)]) is Decoded.FULL
+            assert context.decode([Chunk(0, start, [5] * 32)]) is Decoded.DONE
+        assert context.decode([Chunk(0, size, [5])]) is Decoded.FULL
         context.truncate(0, 10)
-        assert context.decode([Entry(5, 10, 0)]) is Decoded.DONE
+        assert context.decode([Chunk(0, 10, [5])]) is Decoded.DONE
 
 
 @pytest.mark.parametrize(("n_ctx", "sequences"), [(0, 1), (-5, 1), (256, 0), (256, 100000)])
@@ -123,45 +149,23 @@ def test_kv_types(kv: str, spm_base: Path, tmp_path: Path, model: Model) -> None
             Context(model, 256, kv_type=kv)
         return
     with Context(model, 256, kv_type=kv) as context:
-        assert context.decode(prompt()) is Decoded.DONE
+        assert context.decode([prompt()]) is Decoded.DONE
 
 
 def test_abort_ends_a_decode_and_the_context_goes_on(context: Context) -> None:
     context.abort()
-    assert context.decode(prompt()) is Decoded.ABORTED
+    assert context.decode([prompt()]) is Decoded.ABORTED
     context.clear_abort()
     context.truncate(0, 0)
-    assert context.decode(prompt()) is Decoded.DONE
-
-
-def test_seed_reproduces_and_differs(context: Context) -> None:
-    def draw(seed: int) -> list[int]:
-        context.truncate(0, 0)
-        context.decode(prompt())
-        sampler = Sampler(SamplingOptions(temperature=2.0, top_k=0, top_p=1, min_p=0, seed=seed), context.model.n_vocab)
-        drawn = [sampler.sample(context, len(TOKENS) - 1) for _ in range(20)]
-        sampler.close()
-        return drawn
-
-    assert draw(7) == draw(7)
-    assert draw(7) != draw(8)
-
-
-def test_repeat_penalty_sees_the_prompt(context: Context) -> None:
-    context.decode(prompt())
-    best = int(context.logits(len(TOKENS) - 1).argmax())
-    sampler = Sampler(SamplingOptions(temperature=0, repeat_penalty=100.0), context.model.n_vocab)
-    sampler.remember([best])
-    assert sampler.sample(context, len(TOKENS) - 1) != best
-    sampler.close()
+    assert context.decode([prompt()]) is Decoded.DONE
 
 
 @pytest.mark.real
 def test_abort_is_heard_within_a_long_decode(real_model: Path) -> None:
     """On the real model, a 512-token prefill cut short from another thread."""
     with Model(real_model) as model, Context(model, 1024) as context:
-        entries = [Entry(100 + at, at, 0) for at in range(512)]
+        tokens = list(range(100, 612))
         threading.Timer(0.05, context.abort).start()
-        assert context.decode(entries) is Decoded.ABORTED
+        assert context.decode([Chunk(0, 0, tokens)]) is Decoded.ABORTED
         time.sleep(0.01)
         assert context.length(0) < 512

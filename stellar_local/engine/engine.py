@@ -1,0 +1,178 @@
+"""The engine: a thread that runs submitted requests, and the streams through which their answers come.
+
+Knows threads and their events; what runs when is the scheduler's affair.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from types import TracebackType
+
+from ..errors import RequestError, StellarError, UsageError
+from ..native.context import Context
+from .job import Event, Job
+from .request import Answer, Request
+from .scheduler import Scheduler
+
+
+class Stream:
+    """The answer to one request as it comes: iterate for pieces of text, then read `answer`.
+
+    Belongs to the thread that submitted it; `cancel` may be called from any.
+    """
+
+    def __init__(self, engine: Engine, on_end: Callable[[Stream], None] | None) -> None:
+        self._engine, self._on_end = engine, on_end
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._end: Answer | BaseException | None = None
+        self.job: Job | None = None  # the engine's side; None once it has ended
+
+    def __iter__(self) -> Iterator[str]:
+        """Pieces of text, each of whole characters. Raises what the request failed with."""
+        while self._end is None:
+            event = self._events.get()
+            if isinstance(event, str):
+                yield event
+            else:
+                self._end = event
+        if isinstance(self._end, BaseException):
+            raise self._end
+
+    @property
+    def answer(self) -> Answer:
+        """The finished answer; waits for it. Raises what the request failed with."""
+        for _ in self:
+            pass
+        assert isinstance(self._end, Answer)
+        return self._end
+
+    @property
+    def started(self) -> bool:
+        """Whether the engine has begun to work on it."""
+        return self.job is None or self.job.started
+
+    def cancel(self) -> None:
+        """Stop generating within one step; the answer then holds what came, with finish_reason "cancelled"."""
+        self._engine.cancel(self)
+
+    def put(self, event: Event) -> None:
+        """The engine's side of the stream."""
+        if not isinstance(event, str):
+            self.job = None
+        self._events.put(event)
+        if self._on_end and not isinstance(event, str):
+            self._on_end(self)
+
+
+class Engine:
+    """Runs requests over a context, which it owns from now on; close the engine before the model.
+
+    `parallel` requests run at once [default: one a sequence]; further sequences of the context keep what requests
+    have in common for later ones. With `deterministic` one runs at a time, and its answer depends on nothing else.
+    `longest` bounds prompt and answer together, in tokens [default: the context].
+
+    Usable without the command line: `with Engine(Context(model, 4096)) as engine: engine.submit(Request(ids)).answer`.
+    """
+
+    def __init__(
+        self, context: Context, parallel: int | None = None, deterministic: bool = False, longest: int | None = None
+    ) -> None:
+        self.context = context
+        self.parallel = 1 if deterministic else context.sequences if parallel is None else parallel
+        if not 0 < self.parallel <= context.sequences:
+            raise UsageError(f"{self.parallel} requests need as many sequences, the context has {context.sequences}")
+        self.longest = min(longest or context.capacity, context.capacity)
+        self._scheduler = Scheduler(context, self.parallel, deterministic)
+        self._count = 0
+        self._new: list[Job] = []
+        self._cancelled: list[Stream] = []
+        self._wake = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="stellar-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def work(self) -> tuple[int, int]:
+        """Tokens of prompts computed and tokens generated so far, those of unfinished answers included."""
+        return self._scheduler.computed, self._scheduler.generated
+
+    def submit(self, request: Request, on_end: Callable[[Stream], None] | None = None) -> Stream:
+        """Queue a request. Raises RequestError if its prompt is empty or leaves no room to answer.
+
+        `on_end` is called with the stream, in the engine's thread, once its answer or failure is there; it must be
+        quick and must not raise.
+        """
+        size, room = len(request.tokens), self.longest
+        if not size:
+            raise RequestError("empty_prompt", "the prompt has no tokens")
+        if size >= room:
+            raise RequestError(
+                "context_length_exceeded",
+                f"the prompt has {size} tokens, the context holds {room}",
+                "shorten it or give a larger --ctx",
+            )
+        stream = Stream(self, on_end)
+        limit = min(request.sampling.max_tokens or room, room - size)
+        with self._wake:
+            if self._closing:
+                raise StellarError("the engine is closed")
+            self._count += 1
+            stream.job = Job(request, limit, self._count, stream.put)
+            self._new.append(stream.job)
+            self._wake.notify()
+        return stream
+
+    def cancel(self, stream: Stream) -> None:
+        """Cancel a stream's request, waiting or running; a finished one is left alone."""
+        with self._wake:
+            if stream.job is None:
+                return
+            self._cancelled.append(stream)
+            self.context.abort()  # cuts short the decode that may be running; the others' part is run again
+            self._wake.notify()
+
+    def _run(self) -> None:
+        scheduler = self._scheduler
+        while True:
+            with self._wake:
+                while not (self._closing or self._new or self._cancelled or scheduler.waiting or scheduler.running):
+                    self._wake.wait()
+                if self._closing:
+                    return
+                new, self._new = self._new, []
+                cancelled, self._cancelled = self._cancelled, []
+                if cancelled:
+                    self.context.clear_abort()
+            for job in new:
+                scheduler.add(job)
+            for stream in cancelled:
+                if stream.job:  # it may have ended meanwhile
+                    scheduler.cancel(stream.job)
+            try:
+                scheduler.step()
+            except Exception as error:  # the thread must live on, and the submitters must hear of it
+                scheduler.fail_all(error)
+
+    def close(self) -> None:
+        """Stop at once: unfinished requests fail, the context is freed. Safe to call twice."""
+        with self._wake:
+            self._closing = True
+            self.context.abort()
+            self._wake.notify()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+        for job in self._new:
+            self._scheduler.add(job)
+        self._new.clear()
+        self._scheduler.fail_all(StellarError("the engine was closed"))
+        self.context.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

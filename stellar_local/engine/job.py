@@ -1,0 +1,145 @@
+"""A request on its way: its tokens so far, its sampler, constraint and text, and how it ends.
+
+Knows one request. Where its tokens are in memory and when it runs is the scheduler's affair.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import RequestError
+from ..native.model import Model
+from ..native.sampler import Sampler, logprobs
+from .request import Adapters, Answer, FinishReason, Request, Timing, TokenLogprob, Usage
+from .text import TextStream
+
+Event = str | Answer | BaseException
+
+
+class Job:
+    """The state that survives from step to step, also when a request gives up its place for a while.
+
+    `tokens` are the prompt's and then the generated ones; at most `limit` of those. `put` gets each piece of final
+    text, and in the end the answer or the failure. `number` is the order of arrival.
+    """
+
+    def __init__(self, request: Request, limit: int, number: int, put: Callable[[Event], None]) -> None:
+        self.request, self.limit, self.number, self._deliver = request, limit, number, put
+        self.tokens = list(request.tokens)
+        self.cached = 0
+        self.failures, self.doubtful = 0, False  # decode calls that failed under it; whether the last one did
+        self.sequence = -1  # the sequence it runs in; -1 while it waits
+        sampling = request.sampling
+        # A document ends where its grammar does; a stop text within it would cut it.
+        stop = () if request.grammar and request.grammar.document else sampling.stop
+        self._text = TextStream(stop, request.replace)
+        self._parts: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._constraint = request.grammar.start(limit) if request.grammar else None
+        self._sampler: Sampler | None = None
+        self._seed = 0
+        self._submitted = time.monotonic()
+        self._started = self._first = 0.0
+
+    @property
+    def adapters(self) -> Adapters:
+        return self.request.adapters
+
+    @property
+    def started(self) -> bool:
+        """Whether it has ever run."""
+        return bool(self._started)
+
+    @property
+    def generated(self) -> int:
+        """How many tokens were generated."""
+        return len(self.tokens) - len(self.request.tokens)
+
+    def start(self, model: Model, cached: int) -> None:
+        """Begin, or go on, in a sequence that has `cached` of the tokens in memory already."""
+        self._model = model
+        if self._sampler is None:
+            self.cached, self._started = cached, time.monotonic()
+            self._sampler = Sampler(self.request.sampling, model)
+            self._seed = self._sampler.seed
+            self._sampler.remember(self.request.tokens)
+
+    def take(self, logits: npt.NDArray[np.float32], best: int) -> FinishReason | None:
+        """Choose the next token; returns the reason if that was the end. Raises RequestError if this request fails.
+
+        `logits` are of shape (n_vocab,), and `best` is the index of their maximum.
+        """
+        assert self._sampler is not None
+        allowed = self._constraint.masked(logits) if self._constraint else logits
+        if self._sampler.greedy and allowed is logits and np.isfinite(logits[best]):
+            token = best
+        else:
+            token = self._sampler.sample(allowed)
+        self._first = self._first or time.monotonic()
+        if self._model.is_eog(token) or token in self.request.stop_tokens:
+            return self._checked("stop")
+        if self._constraint:
+            self._constraint.accept(token)
+        self.tokens.append(token)
+        piece = self._model.piece(token)
+        if self.request.sampling.logprobs is not None:
+            self._note_logprob(logits, token, piece)
+        self._put(self._text.feed(piece))
+        if self._text.stopped or (self._constraint and self._constraint.stopped):
+            return self._checked("stop")
+        return self._checked("length") if self.generated >= self.limit else None
+
+    def _checked(self, reason: FinishReason) -> FinishReason:
+        """The reason, unless a document would be passed off as done that is not."""
+        if self._constraint and self.request.grammar and self.request.grammar.document:
+            if not self._constraint.complete:
+                raise RequestError(
+                    "incomplete_document",
+                    f"the answer's {self.limit} tokens ended before its document did",
+                    "allow more with max_tokens, or bound the schema's texts with maxLength",
+                )
+        return reason
+
+    def _note_logprob(self, logits: npt.NDArray[np.float32], token: int, piece: bytes) -> None:
+        own, top = logprobs(logits, token, self.request.sampling.logprobs or 0)
+        others = tuple((other, self._model.piece(other), value) for other, value in top)
+        self._logprobs.append(TokenLogprob(token, piece, own, others))
+
+    def _put(self, text: str) -> None:
+        if text:
+            self._parts.append(text)
+            self._deliver(text)
+
+    def finish(self, reason: FinishReason) -> None:
+        """Deliver what was held back, and the answer."""
+        self._put(self._text.finish())
+        self.release()
+        now = time.monotonic()
+        started, first = self._started or now, self._first or now
+        size = len(self.request.tokens)
+        self._deliver(
+            Answer(
+                text="".join(self._parts),
+                finish_reason=reason,
+                usage=Usage(size, self.generated, self.cached),
+                timing=Timing(started - self._submitted, first - started, now - first),
+                seed=self._seed,
+                tokens=tuple(self.tokens[size:]),
+                logprobs=tuple(self._logprobs),
+            )
+        )
+
+    def fail(self, error: BaseException) -> None:
+        """Deliver what the request failed with."""
+        self.release()
+        self._deliver(error)
+
+    def release(self) -> None:
+        """Free native memory; safe to call twice."""
+        if self._sampler is not None:
+            self._sampler.close()
+            self._sampler = None
