@@ -20,8 +20,8 @@ from .files import read_text
 
 @dataclass(frozen=True)
 class Spec:
-    """How one option is written and checked. `kind` is int, float or str; `words` are allowed instead of a number;
-    `key` is the GGUF metadata in which a model states its own default.
+    """How one option is written and checked. `kind` is int, float or str, or dict for a bias per token id; `words` are
+    allowed instead of a number; `key` is the GGUF metadata in which a model states its own default.
     """
 
     help: str
@@ -36,12 +36,25 @@ class Spec:
 
     def check(self, value: Any, name: str) -> Any:
         """Return `value` as this option's type. Raises UsageError naming the option and what it takes."""
+        if self.kind is dict:
+            return self._biases(value, name)
         if self.many:
             items = [value] if isinstance(value, str) else value
             if not isinstance(items, (list, tuple)):
                 raise UsageError(f"{name} must be a list")
             return tuple(self._one(item, name) for item in items)
         return self._one(value, name)
+
+    def _biases(self, value: Any, name: str) -> tuple[tuple[int, float], ...]:
+        """{"id": bias} or "id=bias", one or a list, as pairs."""
+        if not isinstance(value, Mapping):
+            items = [value] if isinstance(value, str) else value
+            if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) and "=" in item for item in items):
+                raise UsageError(f"{name} must map token ids to biases", 'write 42=-5, or {"42": -5} in JSON')
+            value = dict(item.split("=", 1) for item in items)
+        token, bias = Spec("", int, 0, (1 << 31) - 1), Spec("", float, self.least, self.most)
+        pairs = {token.check(key, f"{name}: a token id"): bias.check(value[key], f"{name}: {key}") for key in value}
+        return tuple(pairs.items())
 
     def _one(self, value: Any, name: str) -> Any:
         if isinstance(value, str) and value.lower() in self.words:
@@ -157,7 +170,100 @@ class SamplingOptions:
         metavar="X",
         key="general.sampling.penalty_repeat",
     )
-    seed: int | None = option(None, "Random seed [default: a new one].", int, least=0, most=(1 << 32) - 1, metavar="N")
+    repeat_last_n: int = option(
+        64,
+        "How many last tokens the three penalties see; 0 is none, -1 the whole context.",
+        int,
+        least=-1,
+        most=1 << 20,
+        metavar="N",
+        key="general.sampling.penalty_last_n",
+    )
+    presence_penalty: float = option(
+        0.0, "Taken off the logits of tokens that occurred.", float, least=-100, most=100, metavar="X"
+    )
+    frequency_penalty: float = option(
+        0.0, "Taken off the logits of tokens for each time they occurred.", float, least=-100, most=100, metavar="X"
+    )
+    typical_p: float = option(
+        1.0, "Keep typical tokens up to this total probability; 1 is off.", float, least=0, most=1, metavar="P"
+    )
+    dry_multiplier: float = option(
+        0.0, "Strength of DRY, which breaks up repeated sequences; 0 is off.", float, least=0, most=100, metavar="X"
+    )
+    dry_base: float = option(
+        1.75, "Growth of DRY's penalty with each token of a repetition.", float, least=1, most=100, metavar="X"
+    )
+    dry_allowed_length: int = option(
+        2, "Longest repetition that DRY leaves alone.", int, least=0, most=1 << 20, metavar="N"
+    )
+    dry_penalty_last_n: int = option(
+        -1, "How many last tokens DRY sees; 0 is none, -1 the whole context.", int, least=-1, most=1 << 20, metavar="N"
+    )
+    xtc_probability: float = option(
+        0.0,
+        "How often XTC drops the likeliest tokens; 0 is off.",
+        float,
+        least=0,
+        most=1,
+        metavar="P",
+        key="general.sampling.xtc_probability",
+    )
+    xtc_threshold: float = option(
+        0.1,
+        "XTC drops all tokens above this probability but the least of them.",
+        float,
+        least=0,
+        most=1,
+        metavar="P",
+        key="general.sampling.xtc_threshold",
+    )
+    mirostat: int = option(
+        0,
+        "Mirostat 1 or 2, which replaces all filters and penalties above; 0 is off.",
+        int,
+        least=0,
+        most=2,
+        metavar="0|1|2",
+        key="general.sampling.mirostat",
+    )
+    mirostat_tau: float = option(
+        5.0,
+        "The surprise per token, in bits, that Mirostat aims at.",
+        float,
+        least=0,
+        most=20,
+        metavar="X",
+        key="general.sampling.mirostat_tau",
+    )
+    mirostat_eta: float = option(
+        0.1,
+        "How fast Mirostat adapts.",
+        float,
+        least=0,
+        most=1,
+        metavar="X",
+        key="general.sampling.mirostat_eta",
+    )
+    logit_bias: tuple[tuple[int, float], ...] = option(
+        (),
+        "Add BIAS to a token's logit; -100 forbids it (may be repeated).",
+        dict,
+        many=True,
+        least=-100,
+        most=100,
+        metavar="TOKEN=BIAS",
+    )
+    # 2**32 - 1 is left out: to llama.cpp it means a random seed.
+    seed: int | None = option(None, "Random seed [default: a new one].", int, least=0, most=(1 << 32) - 2, metavar="N")
+    logprobs: int | None = option(
+        None,
+        "Give each token's log-probability, and those of the N likeliest.",
+        int,
+        least=0,
+        most=20,
+        metavar="N",
+    )
     max_tokens: int | None = option(
         None, "Longest answer in tokens [default: what the context holds].", int, least=1, most=1 << 30, metavar="N"
     )

@@ -37,17 +37,17 @@ class Job:
         """Cells that the request may come to need."""
         return len(self.request.tokens) + self.limit
 
-    def start(self, n_vocab: int, cached: int) -> None:
+    def start(self, model: Model, cached: int) -> None:
         """Begin to run, with `cached` prompt tokens in memory already."""
         self.cached, self._started = cached, time.monotonic()
-        self._sampler = Sampler(self.request.sampling, n_vocab)
+        self._sampler = Sampler(self.request.sampling, model)
         self._seed = self._sampler.seed
         self._sampler.remember(self.request.tokens)
 
     def sample(self, context: Context, row: int) -> FinishReason | None:
         """Take the next token from the batch's row `row`; returns the reason if that was the last one."""
         assert self._sampler is not None
-        token = self._sampler.sample(context, row)
+        token = self._sampler.sample(context.logits(row))
         self._first = self._first or time.monotonic()
         if context.model.is_eog(token) or token in self.request.stop_tokens:
             return "stop"
@@ -113,7 +113,7 @@ class Slot:
         shared = self.shared(job.request.tokens)
         self.forget(shared)
         self.job = job
-        job.start(self.model.n_vocab, shared)
+        job.start(self.model, shared)
 
     def forget(self, length: int = 0) -> None:
         """Keep only the first `length` tokens in memory."""

@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stellar_local.config import SamplingOptions
 from stellar_local.errors import StellarError, UsageError
 from stellar_local.native.context import Context, Decoded, Entry
 from stellar_local.native.model import Model
-from stellar_local.native.sampler import Sampler
 
 TOKENS = [1, 20, 300, 41, 77, 5]
 
@@ -88,16 +86,13 @@ def test_broken_preconditions_are_errors(entries: list[Entry], message: str, con
     assert context.decode(prompt()) is Decoded.DONE
 
 
-def test_sampling_where_no_logits_are_is_an_error(context: Context) -> None:
-    sampler = Sampler(SamplingOptions(temperature=0), context.model.n_vocab)
+def test_logits_that_were_not_asked_for_are_an_error(context: Context) -> None:
     with pytest.raises(StellarError, match="no logits"):
-        sampler.sample(context, 0)
+        context.logits(0)
     context.decode(prompt())
     with pytest.raises(StellarError, match="no logits"):
         context.logits(0)
-    assert sampler.sample(context, len(TOKENS) - 1) == int(context.logits(len(TOKENS) - 1).argmax())
-    sampler.close()
-    sampler.close()
+    assert context.logits(len(TOKENS) - 1).shape == (context.model.n_vocab,)
 
 
 def test_a_full_memory_is_reported_not_fatal(model: Model) -> None:
@@ -132,28 +127,6 @@ def test_abort_ends_a_decode_and_the_context_goes_on(context: Context) -> None:
     context.clear_abort()
     context.truncate(0, 0)
     assert context.decode(prompt()) is Decoded.DONE
-
-
-def test_seed_reproduces_and_differs(context: Context) -> None:
-    def draw(seed: int) -> list[int]:
-        context.truncate(0, 0)
-        context.decode(prompt())
-        sampler = Sampler(SamplingOptions(temperature=2.0, top_k=0, top_p=1, min_p=0, seed=seed), context.model.n_vocab)
-        drawn = [sampler.sample(context, len(TOKENS) - 1) for _ in range(20)]
-        sampler.close()
-        return drawn
-
-    assert draw(7) == draw(7)
-    assert draw(7) != draw(8)
-
-
-def test_repeat_penalty_sees_the_prompt(context: Context) -> None:
-    context.decode(prompt())
-    best = int(context.logits(len(TOKENS) - 1).argmax())
-    sampler = Sampler(SamplingOptions(temperature=0, repeat_penalty=100.0), context.model.n_vocab)
-    sampler.remember([best])
-    assert sampler.sample(context, len(TOKENS) - 1) != best
-    sampler.close()
 
 
 @pytest.mark.real
