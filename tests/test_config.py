@@ -96,6 +96,33 @@ def test_wrong_values_are_refused(flags: dict[str, str], environ: dict[str, str]
     assert message in caught.value.message
 
 
+@pytest.mark.parametrize("value", ["5=-1.5", ["5=-1.5"], ("5=2", "5=-1.5"), {"5": -1.5}, {5: -1.5}])
+def test_a_bias_for_each_token(value: object) -> None:
+    _, spec = specs(SamplingOptions)["logit_bias"]
+    assert spec.check(value, "logit_bias") == ((5, -1.5),)
+    assert resolve(SamplingOptions, {"logit_bias": ("5=-1.5",)}, {}, {}).logit_bias == ((5, -1.5),)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("5", "logit_bias must map token ids to biases"),
+        ([5], "must map token ids to biases"),
+        (7, "must map token ids to biases"),
+        ({"x": 1}, "logit_bias: a token id must be a whole number from 0"),
+        ({"-1": 1}, "logit_bias: a token id must be"),
+        ({"1": 101}, "logit_bias: 1 must be a number from -100 to 100, not 101"),
+        ("1=nan", "logit_bias: 1 must be a number from -100 to 100"),
+        ({"1": None}, "logit_bias: 1 must be a number"),
+        ({"1": True}, "logit_bias: 1 must be a number"),
+    ],
+)
+def test_wrong_biases_are_refused(value: object, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        specs(SamplingOptions)["logit_bias"][1].check(value, "logit_bias")
+    assert message in caught.value.message
+
+
 def test_every_option_has_help_and_a_valid_default() -> None:
     for kind in (RuntimeOptions, SamplingOptions):
         for name, (item, spec) in specs(kind).items():
