@@ -22,7 +22,7 @@ from .prompts import BOS, EOS, Renderer, Special, Text, Turn, load_template, par
 
 DEFAULT_CONTEXT = 4096
 _MOST_SCALE = 100  # of a LoRA adapter; beyond, numbers overflow
-_KEPT_PREFIXES = 8  # sequences beyond the running ones, which keep what earlier prompts began with
+KEPT_PREFIXES = 8  # sequences beyond the running ones, which keep what earlier prompts began with
 FALLBACK_TEMPLATE = "bayling"
 TEMPLATE_KEY = "stellar.template"  # GGUF metadata that stellar convert writes: the template file's JSON text
 
@@ -79,7 +79,7 @@ class Runtime:
             size = options.ctx or min(DEFAULT_CONTEXT, trained)
             if parallel == 1 and size > trained:
                 self.notes.append(f"the context of {size} exceeds the {trained} tokens this model was trained on")
-            sequences = 1 if deterministic or parallel == 1 else parallel + _KEPT_PREFIXES
+            sequences = 1 if deterministic or parallel == 1 else parallel + KEPT_PREFIXES
             context = Context(self.model, size, sequences, threads=options.threads or 0, kv_type=options.kv)
             # Several requests share the context; one alone may fill it, but not beyond what the model was trained on.
             longest = None if parallel == 1 else trained

@@ -59,7 +59,15 @@ class Closer:
         self.comma_first = np.array([piece.lstrip().startswith(b",") for piece in pieces])
         comma = self._like(rb",")
         # In order of preference where a value or a name begins: the shortest values first.
-        elsewhere = [rb'""|\[\]|\{\}', rb"\d", rb"t|tr|tru|true|f|fa|fal|fals|false|n|nu|nul|null", rb'".*', rb"[,:]", rb"\[", rb"\{"]
+        elsewhere = [
+            rb'""|\[\]|\{\}',
+            rb"\d",
+            rb"t|tr|tru|true|f|fa|fal|fals|false|n|nu|nul|null",
+            rb'".*',
+            rb"[,:]",
+            rb"\[",
+            rb"\{",
+        ]
         self._groups = {
             "string": [self.quotes],
             "number": [self.brackets, comma],

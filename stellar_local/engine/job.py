@@ -95,13 +95,13 @@ class Job:
 
     def _checked(self, reason: FinishReason) -> FinishReason:
         """The reason, unless a document would be passed off as done that is not."""
-        if self._constraint and self.request.grammar and self.request.grammar.document:
-            if not self._constraint.complete:
-                raise RequestError(
-                    "incomplete_document",
-                    f"the answer's {self.limit} tokens ended before its document did",
-                    "allow more with max_tokens, or bound the schema's texts with maxLength",
-                )
+        document = self.request.grammar is not None and self.request.grammar.document
+        if self._constraint and document and not self._constraint.complete:
+            raise RequestError(
+                "incomplete_document",
+                f"the answer's {self.limit} tokens ended before its document did",
+                "allow more with max_tokens, or bound the schema's texts with maxLength",
+            )
         return reason
 
     def _note_logprob(self, logits: npt.NDArray[np.float32], token: int, piece: bytes) -> None:

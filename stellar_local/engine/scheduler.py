@@ -10,7 +10,7 @@ and goes on later. Knows token ids; the thread around it is the engine's.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 
 from ..errors import RequestError, StellarError
@@ -83,8 +83,8 @@ class Scheduler:
         for job, _ in planned:
             self.memory.truncate(job.sequence, len(self.memory.tokens[job.sequence]))
         if outcome is Decoded.FULL:  # against our account, in which it had room
-            error = StellarError("llama.cpp has no room left in its KV memory", "give a larger --ctx")
-            self._failed([job for job, _ in planned], error)
+            full = StellarError("llama.cpp has no room left in its KV memory", "give a larger --ctx")
+            self._failed([job for job, _ in planned], full)
 
     def _sample(self, jobs: list[Job]) -> None:
         logits = self.context.logits

@@ -41,7 +41,9 @@ def check_schema(schema: Any) -> None:
             where = f"{place}/{key}"
             if key not in _KNOWN and not str(key).startswith("x-"):
                 raise RequestError(
-                    "invalid_schema", f"the schema's keyword {where} is not supported", "leave it out, or check it after"
+                    "invalid_schema",
+                    f"the schema's keyword {where} is not supported",
+                    "leave it out, or check it after",
                 )
             _check_value(part, key, value, where)
             if key in _ONE:

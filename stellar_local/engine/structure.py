@@ -92,7 +92,9 @@ class Structures:
 
     def _grammar(self, kind: str, name: str, source: str, build: Callable[[Any], str]) -> Grammar:
         if len(source) > _LARGEST:
-            raise RequestError(kind, f"{name} has {len(source):,} characters, more than {_LARGEST:,}", "make it smaller")
+            raise RequestError(
+                kind, f"{name} has {len(source):,} characters, more than {_LARGEST:,}", "make it smaller"
+            )
         with self._lock:
             if found := self._grammars.get((kind, source)):
                 self._grammars.move_to_end((kind, source))

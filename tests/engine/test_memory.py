@@ -29,7 +29,9 @@ def test_shared_length(first: list[int], second: list[int]) -> None:
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["append", "share", "truncate"]), st.integers(0, 3), st.integers(0, 3), st.integers(0, 40)),
+    st.tuples(
+        st.sampled_from(["append", "share", "truncate"]), st.integers(0, 3), st.integers(0, 3), st.integers(0, 40)
+    ),
     max_size=30,
 )
 
@@ -69,7 +71,6 @@ def test_llama_cpp_has_room_for_exactly_the_free_cells(model: Model) -> None:
         memory.share(0, 1, 60)
         memory.truncate(0, 30)  # 60 cells are in use: those that the second sequence holds
         assert memory.free == context.n_ctx - 60
-        assert context.decode([Chunk(2, 0, [5] * (memory.free + 1))]) is Decoded.FULL if memory.free < 256 else True
         assert context.decode([Chunk(2, 0, [5] * memory.free)]) is Decoded.DONE
         memory.append(2, [5] * memory.free)
         assert memory.free == 0

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from stellar_local.config import SamplingOptions
-from stellar_local.engine import Answer, Engine, Request
+from stellar_local.engine import Answer, Engine, Request, Stream
 from stellar_local.engine.job import Event, Job
 from stellar_local.engine.scheduler import Scheduler
 from stellar_local.errors import RequestError, StellarError
@@ -372,7 +372,9 @@ def test_logprobs_equal_transformers(engine: Engine, spm_base: Path) -> None:
 
 def test_the_end_is_told_in_the_engine_s_thread(engine: Engine) -> None:
     ended: list[tuple[object, str]] = []
-    stream = engine.submit(Request(PROMPTS[0], GREEDY), lambda one: ended.append((one, threading.current_thread().name)))
+    stream = engine.submit(
+        Request(PROMPTS[0], GREEDY), lambda one: ended.append((one, threading.current_thread().name))
+    )
     assert stream.answer.tokens
     assert ended == [(stream, "stellar-engine")]
     assert stream.started

@@ -1,0 +1,54 @@
+"""The batch benchmark runs, on a tiny model; what it counts is right. How fast anything is, is not tested."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from stellar_local.native.model import Model
+
+FOLDER = ROOT / "benchmarks"
+
+
+def test_the_batch_benchmark_compares_all_cases(spm_model: Path) -> None:
+    command = [sys.executable, FOLDER / "batch.py", "--model", spm_model, "--rounds", "1", "--tokens", "6"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": "/nowhere"}  # none of llama.cpp's own programs
+    done = subprocess.run([*command, "--parallel", "3"], capture_output=True, text=True, timeout=120, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "llama-server absent" in done.stdout
+    rows = [line.split("  ")[0] for line in done.stdout.partition("\ncase ")[2].splitlines()[1:]]
+    assert {case: rows.count(case) for case in ("single", "parallel", "prefix", "wide")} == {
+        "single": 4,
+        "parallel": 1,
+        "prefix": 1,
+        "wide": 4,
+    }
+    assert re.search(r"\+ 6 tokens; the same as ours from: raw, llama", done.stdout)
+
+
+def test_tokens_after_the_first_are_counted(spm_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from batch_engine import run_engine
+    from peers import Machine, Raw
+
+    from stellar_local.native.library import api
+
+    machine = Machine(spm_model, threads=1, gpu_layers=0, batch=64)
+    prompts = [[1, 300 + number, 310, 320] for number in range(3)]
+    with Model(spm_model, gpu_layers=0) as model:
+        alone = run_engine(model, machine, prompts[:1], 1, 256, 9)
+        assert (alone.count, alone.generated) == (9, 8)
+        together = run_engine(model, machine, prompts, 3, 768, 9)
+        assert together.count == 27 and 3 <= together.generated <= 24
+        for unified in (True, False):
+            with Raw(api(), model.handle, machine, 768, 3, unified) as raw:
+                run = raw.run(prompts, 9)
+                assert (run.count, run.generated) == (27, 24)
+                assert run.tokens == raw.run(prompts, 9).tokens  # the memory was emptied
+                assert run.tokens[0] == alone.tokens[0]
