@@ -17,6 +17,7 @@ from stellar_local.cli import _MOUNTED
 
 READMES = ["README.md", "README.zh.md"]
 GUIDES = ["docs/stellarspeak.md", "docs/stellarspeak.zh.md"]
+PYTHON = ["docs/python.md", "docs/python.zh.md"]
 
 
 def fenced(page: str) -> list[str]:
@@ -96,7 +97,26 @@ def test_guide_commands_work(tmp_path: Path, spm_base: Path) -> None:
     assert {"stellarspeak-13b", "stellarspeak-13b-half", "stellarspeak-13b-hf", "stellarspeak-lora.gguf"} <= made
 
 
-@pytest.mark.parametrize("page", [*READMES, *GUIDES, "CONTRIBUTING.md", "templates/README.md", "docs/cli.md"])
+def test_python_examples_work(tmp_path: Path, spm_model: Path) -> None:
+    """The English page's programs, which are the Chinese page's as well."""
+    english, chinese = (
+        re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL) for page in PYTHON
+    )
+    assert english == chinese
+    assert len(english) == 2
+    shutil.copy(spm_model, tmp_path / "model.gguf")
+    for program in english:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+            capture_output=True,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("page", [*READMES, *GUIDES, *PYTHON, "CONTRIBUTING.md", "templates/README.md", "docs/cli.md"])
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):

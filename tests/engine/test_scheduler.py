@@ -233,6 +233,21 @@ def test_a_prefix_that_all_share_is_computed_once_though_they_come_together(mode
     assert [answer.usage.cached_tokens for answer in answers] == [0] + [len(prefix)] * 11
 
 
+def test_separate_memory_computes_a_prefix_once_as_well(model: Model, engine: Engine) -> None:
+    prefix = (1, *range(100, 200))
+    prompts = [(*prefix, 9 + number, 20) for number in range(10)]
+    alone = [engine.submit(Request(prompt, GREEDY)).answer.tokens for prompt in prompts]
+    with Engine(Context(model, 1024, sequences=4, n_batch=64, unified=False)) as separate:
+        streams = [separate.submit(Request(prompt, GREEDY)) for prompt in prompts]
+        answers = [stream.answer for stream in streams]
+        computed, _ = separate.work
+        with pytest.raises(RequestError, match="the prompt has 256 tokens, the context holds 256"):
+            separate.submit(Request((1,) * 256))
+    assert [answer.tokens for answer in answers] == alone
+    assert [answer.usage.cached_tokens for answer in answers] == [0] + [len(prefix)] * 9
+    assert computed == len(prefix) + 2 * len(prompts)
+
+
 def test_a_prefix_stays_for_later_though_others_run_between(model: Model) -> None:
     few_shot = (1, *range(100, 200))
     with Engine(Context(model, 512, sequences=4), parallel=2) as engine:
