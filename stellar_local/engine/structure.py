@@ -43,17 +43,43 @@ _FORCED = 6  # tokens before the last moment from which the way is set: an escap
 
 
 class _Bytes:
-    """A vocabulary as llguidance wants it."""
+    """A vocabulary as llguidance wants it: the tokens' bytes, and how the middle of a text is split into them.
+
+    Where only one text can follow, llguidance allows only the first token of its usual split.
+    """
 
     is_tokenizer_wrapper = True
 
     def __init__(self, model: Model, tokens: list[bytes], eos: int) -> None:
         self.tokens, self.eos_token_id, self.bos_token_id = tokens, eos, model.bos
         self.special_token_ids: list[int] = []  # they are marked in `tokens`
-        self._tokenize = model.tokenize
+        self._model = model
+        self._by_bytes = {piece: token for token, piece in enumerate(tokens) if piece}
+        self._longest = max(map(len, self._by_bytes))
 
     def __call__(self, text: str | bytes) -> list[int]:
-        return self._tokenize(text if isinstance(text, str) else text.decode("utf-8", "replace"))
+        data = text.encode("utf-8", "replace") if isinstance(text, str) else bytes(text)
+        # SentencePiece puts a space before a text, but not in the middle of one: after a newline, say.
+        for before in ("", "\n"):
+            split = self._model.tokenize(before + data.decode("utf-8", "replace"))
+            extra = sum(len(self.tokens[token]) for token in split) - len(data)
+            while split and extra > 0:
+                extra -= len(self.tokens[split.pop(0)])
+            if b"".join(self.tokens[token] for token in split) == data:
+                return split
+        return self._greedy(data)
+
+    def _greedy(self, data: bytes) -> list[int]:
+        split, at = list[int](), 0
+        while at < len(data):
+            for end in range(min(len(data), at + self._longest), at, -1):
+                if (token := self._by_bytes.get(data[at:end])) is not None:
+                    split.append(token)
+                    break
+            else:
+                end = at + 1  # a byte that the vocabulary cannot write
+            at = end
+        return split
 
 
 class Structures:
