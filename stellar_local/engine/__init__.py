@@ -1,6 +1,6 @@
 """Many requests over one context: scheduling, prefix reuse, sampling, incremental text.
 
-Layers: scheduler > slots > structure > closing, schema, text, request
+Layers: scheduler > slots > structure > closing, lark, schema > gbnf, text, request
 Knows token ids, not prompts: whoever submits a request has rendered and tokenized it.
 """
 
