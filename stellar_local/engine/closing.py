@@ -52,6 +52,7 @@ class Closer:
     def __init__(self, pieces: Sequence[bytes]) -> None:
         self.pieces = pieces
         self._lengths = np.array([len(piece) for piece in pieces])
+        self._first_bytes = np.array([piece[0] if piece else 0 for piece in pieces])
         self.quotes = self._like(rb'"[\]}]*')  # end a string, and more
         self.brackets = self._like(rb"[\]}]+")
         self.commas = np.array([_COMMA.search(piece) is not None for piece in pieces])  # a string's end and a comma
@@ -79,22 +80,32 @@ class Closer:
         ids = np.array([token for token, piece in enumerate(self.pieces) if re.fullmatch(pattern, piece)], np.intp)
         return ids[np.argsort(-self._lengths[ids], kind="stable")]
 
-    def _best(self, allowed: Allowed, place: Place) -> int | None:
+    def _best(self, allowed: Allowed, place: Place, tried: npt.NDArray[np.bool_]) -> int | None:
         for group in self._groups["string" if place.in_string else "number" if place.in_number else "elsewhere"]:
             found = group[allowed[group]]
             if len(found):
+                tried[:] = False
                 return int(found[0])
-        ids = allowed.nonzero()[0]  # what is not free to choose is best done with in few tokens
-        return int(ids[self._lengths[ids].argmax()]) if len(ids) else None
+        # What has a form of its own (a name, a pattern) is best done with in few tokens. But the longest alone could
+        # go on without end, where it is some other character that the pattern waits for.
+        ids = allowed.nonzero()[0]
+        fresh = ids[~tried[self._first_bytes[ids]]]
+        ids = fresh if len(fresh) else ids
+        if not len(ids):
+            return None
+        token = int(ids[self._lengths[ids].argmax()])
+        tried[self._first_bytes[token]] = True
+        return token
 
     def path(self, matcher: Any, place: Place, most: int) -> list[int] | None:
         """Tokens that complete the document from here, at most `most`; None where the search finds none.
 
-        It is a way, not the shortest: each token is the best by itself.
+        It is a way, not the shortest: each token is the best by itself. The matcher, a copy, goes along.
         """
-        matcher, place, path = matcher.deep_copy(), place.copy(), list[int]()
+        place, path = place.copy(), list[int]()
+        tried = np.zeros(256, np.bool_)  # bytes that tokens of the value in hand began with
         while not matcher.is_accepting():
-            token = self._best(allowed_next(matcher, len(self.pieces)), place) if len(path) < most else None
+            token = self._best(allowed_next(matcher, len(self.pieces)), place, tried) if len(path) < most else None
             if token is None or not matcher.consume_token(token):
                 return None
             path.append(token)

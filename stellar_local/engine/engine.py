@@ -99,7 +99,8 @@ class Engine:
         return self._scheduler.computed, self._scheduler.generated
 
     def submit(self, request: Request, on_end: Callable[[Stream], None] | None = None) -> Stream:
-        """Queue a request. Raises RequestError if its prompt is empty or leaves no room to answer.
+        """Queue a request. Raises RequestError if its prompt is empty or leaves no room to answer, or if its
+        sampling options name tokens that the model does not have.
 
         `on_end` is called with the stream, in the engine's thread, once its answer or failure is there; it must be
         quick and must not raise.
@@ -119,7 +120,7 @@ class Engine:
             if self._closing:
                 raise StellarError("the engine is closed")
             self._count += 1
-            stream.job = Job(request, limit, self._count, stream.put)
+            stream.job = Job(self.context.model, request, limit, self._count, stream.put)
             self._new.append(stream.job)
             self._wake.notify()
         return stream

@@ -1,9 +1,4 @@
-"""llama.cpp's grammar notation (GBNF), read as llama.cpp reads it and written as llguidance's.
-
-GBNF speaks of characters, llguidance of lexemes, each of which takes as much text as it can. So what is written here
-leaves no choice: a grammar without recursion becomes one regular expression, and in others each lexeme is one
-character. Rule names and comments are dropped. Knows nothing of tokens.
-"""
+"""llama.cpp's grammar notation (GBNF), read as llama.cpp reads it. Knows nothing of tokens, or of what follows."""
 
 from __future__ import annotations
 
@@ -12,9 +7,9 @@ from typing import NoReturn
 
 from ..errors import RequestError
 
+_MOST_RULES = 1000
 _DEEPEST = 100  # parentheses in parentheses
 _MOST_REPEATS = 2000  # llama.cpp's limit
-_LARGEST_REGEX = 50_000  # characters; beyond, the rules stay apart
 _LAST = 0x10FFFF
 _ESCAPES = {"t": "\t", "r": "\r", "n": "\n", **{sign: sign for sign in '\\"[]-'}}
 _HEX = {"x": 2, "u": 4, "U": 8}
@@ -62,14 +57,13 @@ class Repeat:
 Node = Chars | Ref | Seq | Alt | Repeat
 
 
-def to_lark(text: str) -> str:
-    """The grammar in llguidance's notation. Raises RequestError("invalid_grammar") with the place of a mistake."""
-    rules = _Parser(text).rules()
-    _check(rules)
-    return _Writer(rules).text()
+def parse(text: str) -> dict[str, Node]:
+    """The rules by name. Raises RequestError("invalid_grammar") with the place of a mistake."""
+    return _Parser(text).rules()
 
 
-def _fail(reason: str, hint: str = "") -> NoReturn:
+def fail(reason: str, hint: str = "") -> NoReturn:
+    """Raise the one error of this notation: the grammar `reason`."""
     raise RequestError("invalid_grammar", f"the grammar {reason}", hint or "llama.cpp's grammars/README.md explains it")
 
 
@@ -90,7 +84,7 @@ def _sound(ranges: list[tuple[int, int]], negated: bool) -> Ranges:
         else:
             merged.append((low, high))
     if not merged:
-        _fail("has a class of characters that nothing can match")
+        fail("has a class of characters that nothing can match")
     return tuple(merged)
 
 
@@ -106,6 +100,8 @@ class _Parser:
         self._space(True)
         while self.at < len(self.source):
             name = self._name()
+            if len(self.found) == _MOST_RULES:
+                fail(f"has more than {_MOST_RULES} rules")
             self._space(False)
             if not self.source.startswith("::=", self.at):
                 self._wrong("::= is missing")
@@ -120,7 +116,7 @@ class _Parser:
     def _wrong(self, reason: str) -> NoReturn:
         line = self.source.count("\n", 0, self.at) + 1
         rest = self.source[self.at : self.at + 20].split("\n")[0]
-        _fail(f"is wrong in line {line}, at {rest!r}: {reason}")
+        fail(f"is wrong in line {line}, at {rest!r}: {reason}")
 
     def _peek(self) -> str:
         return self.source[self.at : self.at + 1]
@@ -254,130 +250,3 @@ class _Parser:
         if int(digits, 16) > _LAST:
             self._wrong("no such character")
         return int(digits, 16)
-
-
-def _parts(node: Node) -> tuple[Node, ...]:
-    if isinstance(node, Seq):
-        return node.parts
-    return node.choices if isinstance(node, Alt) else (node.part,) if isinstance(node, Repeat) else ()
-
-
-def _names(node: Node) -> list[str]:
-    """The rules that a node names, with repetitions."""
-    pending, found = [node], []
-    while pending:
-        part = pending.pop()
-        found += [part.name] if isinstance(part, Ref) else []
-        pending += _parts(part)
-    return found
-
-
-def _reaching_themselves(edges: dict[str, set[str]]) -> set[str]:
-    """The nodes of a graph that lie on a cycle."""
-    found = set()
-    for name in edges:
-        pending, seen = list(edges[name]), set[str]()
-        while pending and name not in seen:
-            if (next_name := pending.pop()) not in seen:
-                seen.add(next_name)
-                pending += edges[next_name]
-        if name in seen:
-            found.add(name)
-    return found
-
-
-def _check(rules: dict[str, Node]) -> None:
-    if "root" not in rules:
-        _fail("has no rule named root", "its first rule is written root ::= …")
-    for name, node in rules.items():
-        if missing := sorted(set(_names(node)) - set(rules)):
-            _fail(f"names a rule that it does not have: {missing[0]} (in {name})")
-    empty: set[str] = set()  # rules that may match the empty text
-    while more := {name for name, node in rules.items() if name not in empty and _nullable(node, empty)}:
-        empty |= more
-    firsts = {name: set(_firsts(node, empty)) for name, node in rules.items()}
-    if left := sorted(_reaching_themselves(firsts)):
-        _fail(f"is left recursive: the rule {left[0]} begins with itself", "put the repeated part at the end, or use *")
-
-
-def _nullable(node: Node, empty: set[str]) -> bool:
-    if isinstance(node, Ref):
-        return node.name in empty
-    if isinstance(node, Repeat):
-        return node.least == 0 or _nullable(node.part, empty)
-    if isinstance(node, Alt):
-        return any(_nullable(choice, empty) for choice in node.choices)
-    return isinstance(node, Seq) and all(_nullable(part, empty) for part in node.parts)
-
-
-def _firsts(node: Node, empty: set[str]) -> list[str]:
-    """The rules that a text of this node may begin with."""
-    if isinstance(node, Ref):
-        return [node.name]
-    found: list[str] = []
-    for part in _parts(node):
-        found += _firsts(part, empty)
-        if isinstance(node, Seq) and not _nullable(part, empty):
-            break
-    return found
-
-
-class _Writer:
-    """Rules without recursion as regular expressions, the others as llguidance's rules."""
-
-    def __init__(self, rules: dict[str, Node]) -> None:
-        self._rules = rules
-        edges = {name: set(_names(node)) for name, node in rules.items()}
-        self._recursive = _reaching_themselves(edges)
-        while more := {name for name in rules if name not in self._recursive and edges[name] & self._recursive}:
-            self._recursive |= more
-        self._regexes: dict[str, str] = {}
-        self._numbers = {name: f"r{number}" for number, name in enumerate(rules)}
-
-    def text(self) -> str:
-        if "root" not in self._recursive:
-            try:
-                return f"%llguidance {{}}\nstart: /{self._regex(self._rules['root'])}/\n"
-            except OverflowError:
-                pass
-        lines = [f"{self._numbers[name]}: {self._rule(node)}" for name, node in self._rules.items()]
-        return "\n".join(["%llguidance {}", f"start: {self._numbers['root']}", *lines, ""])
-
-    def _rule(self, node: Node) -> str:
-        if isinstance(node, Chars):
-            return f"/{_class(node)}/"
-        if isinstance(node, Ref):
-            return self._numbers[node.name]
-        if isinstance(node, Repeat):
-            return f"({self._rule(node.part)}){_times(node)}"
-        if isinstance(node, Alt):
-            return "(" + " | ".join(map(self._rule, node.choices)) + ")"
-        return " ".join(map(self._rule, node.parts)) or '""'
-
-    def _regex(self, node: Node) -> str:
-        """Raises OverflowError where it becomes too long."""
-        if isinstance(node, Chars):
-            return _class(node)
-        if isinstance(node, Ref):
-            if node.name not in self._regexes:
-                self._regexes[node.name] = f"({self._regex(self._rules[node.name])})"
-            return self._regexes[node.name]
-        parts = [self._regex(part) for part in _parts(node)]
-        text = f"({parts[0]}){_times(node)}" if isinstance(node, Repeat) else ""
-        text = text or (f"({'|'.join(parts)})" if isinstance(node, Alt) else "".join(parts))
-        if len(text) > _LARGEST_REGEX:
-            raise OverflowError
-        return text
-
-
-def _times(node: Repeat) -> str:
-    return f"{{{node.least},{'' if node.most is None else node.most}}}"
-
-
-def _class(node: Chars) -> str:
-    def one(code: int) -> str:
-        return chr(code) if chr(code).isascii() and chr(code).isalnum() else f"\\x{{{code:x}}}"
-
-    if node.ranges[0][0] == node.ranges[0][1] and len(node.ranges) == 1:
-        return one(node.ranges[0][0])
-    return "[" + "".join(one(low) if low == high else f"{one(low)}-{one(high)}" for low, high in node.ranges) + "]"

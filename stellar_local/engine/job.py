@@ -24,11 +24,12 @@ class Job:
     """The state that survives from step to step, also when a request gives up its place for a while.
 
     `tokens` are the prompt's and then the generated ones; at most `limit` of those. `put` gets each piece of final
-    text, and in the end the answer or the failure. `number` is the order of arrival.
+    text, and in the end the answer or the failure. `number` is the order of arrival. Raises RequestError if the
+    sampling options name what the model does not have.
     """
 
-    def __init__(self, request: Request, limit: int, number: int, put: Callable[[Event], None]) -> None:
-        self.request, self.limit, self.number, self._deliver = request, limit, number, put
+    def __init__(self, model: Model, request: Request, limit: int, number: int, put: Callable[[Event], None]) -> None:
+        self._model, self.request, self.limit, self.number, self._deliver = model, request, limit, number, put
         self.tokens = list(request.tokens)
         self.cached = 0
         self.failures, self.doubtful = 0, False  # decode calls that failed under it; whether the last one did
@@ -40,8 +41,8 @@ class Job:
         self._parts: list[str] = []
         self._logprobs: list[TokenLogprob] = []
         self._constraint = request.grammar.start(limit) if request.grammar else None
-        self._sampler: Sampler | None = None
-        self._seed = 0
+        self._sampler: Sampler | None = Sampler(sampling, model)
+        self.seed = self._sampler.seed
         self._submitted = time.monotonic()
         self._started = self._first = 0.0
 
@@ -59,13 +60,11 @@ class Job:
         """How many tokens were generated."""
         return len(self.tokens) - len(self.request.tokens)
 
-    def start(self, model: Model, cached: int) -> None:
+    def start(self, cached: int) -> None:
         """Begin, or go on, in a sequence that has `cached` of the tokens in memory already."""
-        self._model = model
-        if self._sampler is None:
+        if not self._started:
+            assert self._sampler is not None
             self.cached, self._started = cached, time.monotonic()
-            self._sampler = Sampler(self.request.sampling, model)
-            self._seed = self._sampler.seed
             self._sampler.remember(self.request.tokens)
 
     def take(self, logits: npt.NDArray[np.float32], best: int) -> FinishReason | None:
@@ -127,7 +126,7 @@ class Job:
                 finish_reason=reason,
                 usage=Usage(size, self.generated, self.cached),
                 timing=Timing(started - self._submitted, first - started, now - first),
-                seed=self._seed,
+                seed=self.seed,
                 tokens=tuple(self.tokens[size:]),
                 logprobs=tuple(self._logprobs),
             )

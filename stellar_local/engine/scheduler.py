@@ -282,4 +282,4 @@ class Scheduler:
         job.sequence = target
         self.running.append(job)
         self.running.sort(key=lambda one: one.number)
-        job.start(self.context.model, shared)
+        job.start(shared)

@@ -60,7 +60,9 @@ def _check_value(part: dict[str, Any], key: str, value: Any, where: str) -> None
         hint = "write a list of items as prefixItems"
     elif key in ("exclusiveMinimum", "exclusiveMaximum") and isinstance(value, bool):
         hint = f"give the bound itself as {key}"
-    elif key == "minProperties" and value not in range(len(part.get("required", ())) + 1):
+    elif key == "minProperties" and not (
+        isinstance(part.get("required", []), list) and value in range(len(part.get("required", [])) + 1)
+    ):
         hint = "list the properties that must be there as required"
     else:
         return

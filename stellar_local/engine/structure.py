@@ -18,6 +18,7 @@ import numpy.typing as npt
 from ..errors import RequestError, StellarError
 from ..native.model import Model
 from .closing import LONGEST_PATH, Allowed, Closer, Place, allowed_next
+from .lark import to_lark
 from .schema import check_schema
 
 Logits = npt.NDArray[np.float32]
@@ -35,6 +36,8 @@ _OPTIONS = {
     "json_allowed_escapes": 'bfnrt"\\',
     "json_allow_general_unicode_escapes": False,
 }
+# Work for one token; llguidance's own limit is 50,000, which lexemes of one character exceed in a large vocabulary.
+_MOST_ITEMS = 500_000
 _KEPT = 64  # compiled grammars
 _LARGEST = 256 * 1024  # characters of a schema or grammar
 _PUSH = np.float32(10)  # added to logits that bring the end, near the limit
@@ -43,17 +46,43 @@ _FORCED = 6  # tokens before the last moment from which the way is set: an escap
 
 
 class _Bytes:
-    """A vocabulary as llguidance wants it."""
+    """A vocabulary as llguidance wants it: the tokens' bytes, and how the middle of a text is split into them.
+
+    Where only one text can follow, llguidance allows only the first token of its usual split.
+    """
 
     is_tokenizer_wrapper = True
 
     def __init__(self, model: Model, tokens: list[bytes], eos: int) -> None:
         self.tokens, self.eos_token_id, self.bos_token_id = tokens, eos, model.bos
         self.special_token_ids: list[int] = []  # they are marked in `tokens`
-        self._tokenize = model.tokenize
+        self._model = model
+        self._by_bytes = {piece: token for token, piece in enumerate(tokens) if piece}
+        self._longest = max(map(len, self._by_bytes))
 
     def __call__(self, text: str | bytes) -> list[int]:
-        return self._tokenize(text if isinstance(text, str) else text.decode("utf-8", "replace"))
+        data = text.encode("utf-8", "replace") if isinstance(text, str) else bytes(text)
+        # SentencePiece puts a space before a text, but not in the middle of one: after a newline, say.
+        for before in ("", "\n"):
+            split = self._model.tokenize(before + data.decode("utf-8", "replace"))
+            extra = sum(len(self.tokens[token]) for token in split) - len(data)
+            while split and extra > 0:
+                extra -= len(self.tokens[split.pop(0)])
+            if b"".join(self.tokens[token] for token in split) == data:
+                return split
+        return self._greedy(data)
+
+    def _greedy(self, data: bytes) -> list[int]:
+        split, at = list[int](), 0
+        while at < len(data):
+            for end in range(min(len(data), at + self._longest), at, -1):
+                if (token := self._by_bytes.get(data[at:end])) is not None:
+                    split.append(token)
+                    break
+            else:
+                end = at + 1  # a byte that the vocabulary cannot write
+            at = end
+        return split
 
 
 class Structures:
@@ -86,8 +115,6 @@ class Structures:
 
     def gbnf(self, text: str) -> Grammar:
         """A grammar in llama.cpp's notation. Raises RequestError("invalid_grammar")."""
-        from .gbnf import to_lark
-
         return self._grammar("invalid_grammar", "the grammar", text, lambda matcher: str(to_lark(text)))
 
     def _grammar(self, kind: str, name: str, source: str, build: Callable[[Any], str]) -> Grammar:
@@ -96,7 +123,8 @@ class Structures:
                 kind, f"{name} has {len(source):,} characters, more than {_LARGEST:,}", "make it smaller"
             )
         with self._lock:
-            if found := self._grammars.get((kind, source)):
+            found = self._grammars.get((kind, source))
+            if found is not None and not found.failed:
                 self._grammars.move_to_end((kind, source))
                 return found
             try:
@@ -108,11 +136,14 @@ class Structures:
                 built = build(LLMatcher)
             except ValueError as error:
                 raise RequestError(kind, f"{name} cannot be used: {_brief(error)}") from None
-            matcher = LLMatcher(self._tokenizer, built, log_level=0, limits=LLParserLimits(verbose_errors=False))
-            if matcher.is_error():
-                raise RequestError(kind, f"{name} cannot be used: {_brief(matcher.get_error())}")
+            items = None if kind == "invalid_schema" else _MOST_ITEMS
+            limits = LLParserLimits(verbose_errors=False, step_max_items=items)
+            matcher = LLMatcher(self._tokenizer, built, log_level=0, limits=limits)
             assert self._closer is not None
-            made = self._grammars[kind, source] = Grammar(matcher, self._closer, self._ends, kind == "invalid_schema")
+            made = Grammar(matcher, self._closer, self._ends, kind == "invalid_schema")
+            if reason := made.impossible():
+                raise RequestError(kind, f"{name} cannot be used: {reason}")
+            self._grammars[kind, source] = made
             if len(self._grammars) > _KEPT:
                 self._grammars.popitem(last=False)
             return made
@@ -148,11 +179,24 @@ class Grammar:
 
     def __init__(self, matcher: Any, closer: Closer, ends: npt.NDArray[np.intp], document: bool) -> None:
         self.matcher, self.closer, self.ends, self.document = matcher, closer, ends, document
-        self._shortest: list[int] | None = None
+        self.failed = False  # its lexer, which all answers share, is at its limit
+        self._way: list[int] | None = None  # to the end of a document, from its beginning
+
+    def impossible(self) -> str:
+        """Why nothing can be written under the grammar, "" if it can; much is found only when it is tried."""
+        trial = self.matcher.deep_copy()
+        if not trial.is_error():
+            allowed = allowed_next(trial, len(self.closer.pieces))
+            allowed[self.ends] = False
+            if not trial.is_error() and not allowed.any() and not trial.is_accepting():
+                return "nothing can be written under it"
+        if self.document and not trial.is_error():
+            self._way = self.closer.path(trial, Place(), LONGEST_PATH)
+        return _brief(trial.get_error()) if trial.is_error() else ""
 
     def start(self, limit: int) -> Constraint:
         """The state of one answer of at most `limit` tokens, the one that ends it not counted."""
-        return Constraint(self, limit)
+        return Constraint(self, limit, self._way)
 
 
 class Constraint:
@@ -163,11 +207,11 @@ class Constraint:
     optional properties, further items. At the last moment the way found is taken, which ends in time.
     """
 
-    def __init__(self, grammar: Grammar, limit: int) -> None:
+    def __init__(self, grammar: Grammar, limit: int, way: list[int] | None) -> None:
         self._grammar, self._left = grammar, limit
         self._matcher = grammar.matcher.deep_copy()
         self._place = Place()
-        self._path: list[int] | None = None  # a way to the end from here, where one is known
+        self._path = way  # to the end from here, where one is known
         self._next_look = limit
 
     @property
@@ -187,6 +231,10 @@ class Constraint:
         """
         allowed = allowed_next(self._matcher, len(logits))
         self._check()
+        if not allowed.any():
+            raise RequestError(
+                "grammar_failed", "no token may follow under the grammar", "see that it can come to an end"
+            )
         result = np.where(allowed, logits, np.float32(-np.inf))
         if self._grammar.document:
             self._steer(result, allowed)
@@ -206,6 +254,7 @@ class Constraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
+            self._grammar.failed = True
             raise RequestError(
                 "grammar_failed",
                 f"the grammar could not be followed: {_brief(self._matcher.get_error())}",
@@ -217,31 +266,32 @@ class Constraint:
             return
         if self._path is None:
             most = min(self._left, LONGEST_PATH)
-            self._path = self._grammar.closer.path(self._matcher, self._place, most)
+            self._path = self._grammar.closer.path(self._matcher.deep_copy(), self._place, most)
         if self._path is None:  # no way is known: look again later, and push when little is left
             self._next_look = self._left - self._left // 8
-            if self._left <= 2 * _ROOM:
-                self._push(result, allowed, b"")
+            if self._left <= 2 * _ROOM and self._place.in_string:
+                result[self._grammar.closer.quotes] += _PUSH
             return
         slack, room = self._left - len(self._path), max(_ROOM, len(self._path))
         if slack > room:
             self._next_look = self._left - max(1, (slack - room) // 8)
             return
         self._next_look = self._left
-        if slack > _FORCED and self._path:
-            self._push(result, allowed, b"".join(self._grammar.closer.pieces[token] for token in self._path[:4]))
-            return
         way = self._path[:1] or self._grammar.ends
         kept = np.where(np.isfinite(result[way]), result[way], np.float32(0))
-        result[:] = -np.inf
-        result[way] = kept
+        if slack > _FORCED and self._path:
+            self._push(result, allowed, self._path)
+        else:
+            result[:] = -np.inf
+        result[way] = np.maximum(result[way], kept)
 
-    def _push(self, result: Logits, allowed: Allowed, way: bytes) -> None:
+    def _push(self, result: Logits, allowed: Allowed, path: list[int]) -> None:
         """Favour what ends strings and numbers; where a bracket may close, let only brackets close.
 
-        `way` is the beginning of a way to the end: what it does without is not begun.
+        What the way to the end does without is not begun.
         """
         closer = self._grammar.closer
+        way = b"".join(closer.pieces[token] for token in path[:2])
         if self._place.in_string:
             result[closer.quotes] += _PUSH
             if way[1:2] != b",":

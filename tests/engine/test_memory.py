@@ -37,7 +37,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_account_is_right(model: Model, steps: list[tuple[str, int, int, int]]) -> None:
     """Cells are identities: each append makes new ones, sharing names the same ones again."""
     with Context(model, 256, sequences=4, n_batch=64) as context:

@@ -156,6 +156,12 @@ def test_impossible_requests(tokens: tuple[int, ...], kind: str, engine: Engine)
     assert caught.value.kind == kind
 
 
+def test_a_bias_for_a_token_that_does_not_exist_is_refused(engine: Engine) -> None:
+    with pytest.raises(RequestError, match="logit_bias names token 480"):
+        engine.submit(Request(PROMPTS[0], SamplingOptions(logit_bias=((480, 1.0),))))
+    assert engine.submit(Request(PROMPTS[0], GREEDY)).answer.tokens
+
+
 class Failing:
     """Stands before llama_decode and returns `code` from call `first` on, `times` times."""
 
@@ -301,8 +307,8 @@ def test_a_sampled_answer_goes_on_as_if_its_place_had_not_been_lost(seed: int, m
         events: list[Event] = []
         with Steady(model, 256, sequences=2, n_batch=32) as context:
             scheduler = Scheduler(context, parallel=2)
-            scheduler.add(Job(Request(PROMPTS[2], GREEDY), 12, 1, lambda event: None))
-            scheduler.add(Job(Request(PROMPTS[1], options), 20, 2, events.append))
+            scheduler.add(Job(model, Request(PROMPTS[2], GREEDY), 12, 1, lambda event: None))
+            scheduler.add(Job(model, Request(PROMPTS[1], options), 20, 2, events.append))
             for number in range(100):
                 if number == lost_after:
                     assert scheduler._make_room()
