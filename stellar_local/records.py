@@ -14,6 +14,8 @@ from .errors import StellarError
 
 Identifier = str | int
 
+_LONGEST_MESSAGE = 1000  # characters: a message may quote the wrong value, which may be the whole line
+
 # JSON leaves DEL, the C1 controls and the line separators as they are; a terminal or a line reader would obey them.
 _RISKY = re.compile("[\x7f-\x9f\u2028\u2029]|[\ud800-\udfff]")
 
@@ -27,4 +29,6 @@ def to_line(record: Mapping[str, Any]) -> str:
 def error_record(id: Identifier, index: int, error: StellarError) -> dict[str, Any]:
     """The object that stands in an answer's place when its request failed."""
     message = f"{error.message} ({error.hint})" if error.hint else error.message
+    if len(message) > _LONGEST_MESSAGE:
+        message = message[:_LONGEST_MESSAGE] + " …"
     return {"id": id, "index": index, "error": {"type": getattr(error, "kind", "error"), "message": message}}
