@@ -118,8 +118,9 @@ def batch(model: Path, system: str | None, verbose: bool, dry_run: bool, **flags
         from .dry import dry_run as predict
 
         settings.source.check()
-        with _open(settings, model, flags, verbose)[0] as runtime:
-            predict(runtime, settings.source, settings.defaults, settings.parallel, settings.json)
+        runtime, defaults = _open(settings, model, flags, verbose)
+        with runtime:
+            predict(runtime, settings.source.items(defaults), settings.parallel, flags["kv"] or "f16", settings.json)
         return
     code = _run(settings, lambda: _open(settings, model, flags, verbose))
     if code:
