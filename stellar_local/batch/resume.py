@@ -178,14 +178,19 @@ def _scan(path: Path, shard: Shard, done: Done, retry: bool) -> _Found:
     return found
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
-    """A line of the file as a record; None if it is none, or has no end."""
+def _json(line: bytes) -> Any:
+    """A whole line's JSON; None if it has no end or is none."""
     if not line.endswith(b"\n"):
         return None
     try:
-        record = json.loads(line)
+        return json.loads(line)
     except (ValueError, RecursionError):
         return None
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """A line of the file as a record; None if it is none."""
+    record = _json(line)
     if not isinstance(record, dict) or not {"id", "index"} < record.keys() or not {"text", "error"} & record.keys():
         return None
     index, id = record["index"], record["id"]
@@ -196,8 +201,8 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 def _is_cut(line: bytes) -> bool:
     """Whether a file's last line is what a killed run or a lost disk block leaves of one of ours."""
-    line = line.rstrip(b"\0\n")  # some file systems leave zeros after a loss of power
-    return line.startswith(_BEGINNING) or _BEGINNING.startswith(line)
+    begun = line.rstrip(b"\0\n")  # some file systems leave zeros after a loss of power
+    return _json(line) is None and (begun.startswith(_BEGINNING) or _BEGINNING.startswith(begun))
 
 
 def _mend(path: Path, found: _Found, retry: bool) -> None:
