@@ -226,6 +226,7 @@ def _answer(
     progress: Progress,
 ) -> ExitCode | None:
     """Run the lines that are not done; the exit code of the signal that ended it, if one did."""
+    from .render import Renderer
     from .runner import Runner
     from .signals import orderly
 
@@ -247,11 +248,13 @@ def _answer(
         if lines:
             say(f"finishing {lines} line{'s' if lines > 1 else ''}; press Ctrl-C again to stop at once")
 
-    def render(item: Item) -> Any:
-        return runtime.request(item.turns, item.sampling, item.system, **item.extra)
-
     runner = Runner(
-        render, runtime.engine.submit, write, progress.tick, parallel=settings.parallel, ordered=settings.ordered
+        Renderer(runtime),
+        runtime.engine.submit,
+        write,
+        progress.tick,
+        parallel=settings.parallel,
+        ordered=settings.ordered,
     )
     with orderly(runner.ask_to_stop) as signals:
         try:

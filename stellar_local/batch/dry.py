@@ -21,6 +21,7 @@ from ..engine import Request
 from ..errors import StellarError
 from ..plan.choose import kv_memory
 from .fields import Item
+from .render import Renderer
 from .report import duration
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ def dry_run(runtime: Runtime, items: Iterable[Item], parallel: int, kv_type: str
                 "memory": {**memory, "total": sum(memory.values())},
                 "prompt_tokens_per_second": round(speed.prompt, 1),
                 "tokens_per_second": round(speed.generation, 1),
-                "prompt_seconds": round(prompt, 2),
-                "most_seconds": round(prompt + generation, 2),
+                "prompt_seconds": round(prompt, 4),
+                "most_seconds": round(prompt + generation, 4),
             },
         }
         click.echo(json.dumps(found))
@@ -88,7 +89,10 @@ def dry_run(runtime: Runtime, items: Iterable[Item], parallel: int, kv_type: str
         ["answer tokens, at most", f"{counts.answers:,}"],
         ["predicted memory", _memory(memory)],
         ["predicted speed", f"{speed.prompt:,.0f} prompt tokens/s, {speed.generation:,.0f} answer tokens/s"],
-        ["predicted time", f"{duration(prompt)} for prompts, {duration(prompt + generation)} if all answers are longest"],
+        [
+            "predicted time",
+            f"{duration(prompt)} for prompts, {duration(prompt + generation)} if all answers are longest",
+        ],
     ]
     table(["", f"{parallel} at once, nothing is answered"], rows)
 
@@ -100,13 +104,14 @@ def _memory(parts: dict[str, int]) -> str:
 
 def count(runtime: Runtime, items: Iterable[Item]) -> Counts:
     """Render and tokenize all items."""
-    counts, before, room = Counts(), (), runtime.engine.context.n_ctx  # type: Counts, tuple[int, ...], int
+    counts, render, room = Counts(), Renderer(runtime), runtime.engine.context.n_ctx
+    before: tuple[int, ...] = ()
     for item in items:
         counts.lines += 1
         try:
             if item.error:
                 raise item.error
-            request = runtime.request(item.turns, item.sampling, item.system, **item.extra)
+            request = render(item)
         except StellarError as error:
             counts.errors[getattr(error, "kind", "invalid_request")] += 1
             continue

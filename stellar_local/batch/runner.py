@@ -130,9 +130,9 @@ class Runner:
                 raise item.error
             self._running.add(line)
             line.stream = self._submit(self._render(item), on_end=lambda _: self._events.put(line))
-        except StellarError as error:
+        except Exception as error:
             self._running.discard(line)
-            if not isinstance(error, RequestError):
+            if isinstance(error, StellarError) and not isinstance(error, RequestError):
                 error = RequestError("invalid_request", error.message, error.hint)
             self._settle(line, record_of(item, error))
 

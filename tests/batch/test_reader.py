@@ -18,7 +18,9 @@ from stellar_local.prompts import Turn
 
 
 def read(
-    *lines: str | bytes | dict[str, Any], format: str = "auto", defaults: Defaults = Defaults()  # noqa: B008
+    *lines: str | bytes | dict[str, Any],
+    format: str = "auto",
+    defaults: Defaults = Defaults(),  # noqa: B008
 ) -> list[Item]:
     raw = [json.dumps(line).encode() if isinstance(line, dict) else line for line in lines]
     data = [(line.encode() if isinstance(line, str) else line, 0) for line in raw]

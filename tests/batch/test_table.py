@@ -30,10 +30,7 @@ def prompts(items: list[Item]) -> list[str | None]:
 
 def test_columns_named_like_fields_act_as_those() -> None:
     (first, second, third) = read(
-        "id,prompt,system,temperature,max_tokens,remark\n"
-        'a,"What, is\nthis?",S,0.5,3,x\n'
-        ",你好,,,,\n"
-        "7,third,,,many,\n"
+        'id,prompt,system,temperature,max_tokens,remark\na,"What, is\nthis?",S,0.5,3,x\n,你好,,,,\n7,third,,,many,\n'
     )
     assert first == Item(0, "a", (Turn("What, is\nthis?"),), "S", SamplingOptions(temperature=0.5, max_tokens=3))
     assert second == Item(1, 1, (Turn("你好"),))
