@@ -14,6 +14,7 @@ from .errors import StellarError
 
 Identifier = str | int
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 _LONGEST_MESSAGE = 1000  # characters: a message may quote the wrong value, which may be the whole line
 
 # JSON leaves DEL, the C1 controls and the line separators as they are; a terminal or a line reader would obey them.
@@ -22,7 +23,7 @@ _RISKY = re.compile("[\x7f-\x9f\u2028\u2029]|[\ud800-\udfff]")
 
 def to_line(record: Mapping[str, Any]) -> str:
     """One record as one line of JSON: UTF-8 text kept readable, everything that drives terminals escaped."""
-    text = json.dumps(record, ensure_ascii=False, separators=(", ", ": "))
+    text = _ENCODER.encode(record)
     return _RISKY.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

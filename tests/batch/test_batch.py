@@ -103,12 +103,12 @@ def test_a_signal_with_nothing_in_hand_ends_at_once(
     assert len(errors.splitlines()) == 1
 
 
-def story_tellers(stellar: Stellar, model: Path, *more: object) -> subprocess.Popen[bytes]:
+def story_tellers(stellar: Stellar, model: Path) -> subprocess.Popen[bytes]:
     """A process with a long story in hand and fifty that wait; a short answer has come."""
-    process = stellar.start("batch", model, "--temperature", 0, "--parallel", 1, *more)
+    process = stellar.start("batch", model, "--temperature", 0, "--parallel", 1, "--threads", 1)
     assert process.stdin and process.stdout
     story = b'{"prompt": "Write a long story about the stars.", "max_tokens": %d}\n'
-    process.stdin.write(b'{"prompt": "Hi", "max_tokens": 1}\n' + story % 100 + story % 1000 * 50)
+    process.stdin.write(b'{"prompt": "Hi", "max_tokens": 1}\n' + story % 60 + story % 1000 * 50)
     process.stdin.flush()
     process.stdout.readline()
     time.sleep(0.5)
@@ -122,9 +122,9 @@ def test_the_first_ctrl_c_finishes_the_lines_in_hand(stellar: Stellar, real_mode
     output, errors = process.communicate(timeout=60)  # all the stories would take many minutes
     assert process.returncode == 130
     (record,) = map(json.loads, output.splitlines())
-    assert (record["index"], record["usage"]["completion_tokens"]) == (1, 100)
+    assert (record["index"], record["usage"]["completion_tokens"]) == (1, 60)
     assert errors.splitlines()[0] == b"finishing 1 line; press Ctrl-C again to stop at once"
-    assert errors.splitlines()[1].startswith(b"interrupted: 2 answered, 0 failed, ")
+    assert errors.splitlines()[-1].startswith(b"interrupted: 2 answered, 0 failed, ")
 
 
 @pytest.mark.real

@@ -79,7 +79,7 @@ def test_one_object_a_line_whatever_the_lines_are(stellar: Stellar, spm_model: P
     lines += [b'{"prompt": "' + b"y" * (17 << 20) + b'"}', b'{"prompt": "last"}']
     expected = [index for index, line in enumerate(lines) if line.strip()]
     done = subprocess.run(
-        [*stellar.argv, "batch", str(spm_model), "--max-tokens", "1", "--ctx", "256", "--json"],
+        [*stellar.argv, "batch", str(spm_model), "--max-tokens", "1", "--ctx", "256", "--threads", "1", "--json"],
         input=b"\n".join(lines),
         capture_output=True,
         timeout=170,
@@ -107,7 +107,7 @@ def test_killed_at_any_moment_every_line_comes_once(stellar: Stellar, spm_model:
     rng = random.Random(5)
     out, count = tmp_path / "out", 6000
     (tmp_path / "in").write_text("".join(f'{{"prompt": "line", "id": "n{number}"}}\n' for number in range(count)))
-    arguments = ("batch", spm_model, "--in", tmp_path / "in", "--out", out, "--resume", "--max-tokens", 1)
+    arguments = ("batch", spm_model, "--in", tmp_path / "in", "--out", out, "--resume", "--max-tokens", 1, "--threads", 1)
     grown = 0
     for number in range(20):
         process = stellar.start(*arguments, *(["--unordered"] if number % 2 else []))
@@ -138,7 +138,7 @@ def test_memory_stays_flat(stellar: Stellar, spm_model: Path, tmp_path: Path) ->
     (tmp_path / "in").write_text(
         "".join(f'{{"prompt": "{number}", "id": "id {number}"}}\n' for number in range(100_000))
     )
-    arguments = ("batch", spm_model, "--in", tmp_path / "in", "--max-tokens", 1)
+    arguments = ("batch", spm_model, "--in", tmp_path / "in", "--max-tokens", 1, "--threads", 1)
     process = stellar.start(*arguments, "--system", "", "--temperature", 0)
     assert process.stdout
 
