@@ -15,7 +15,8 @@ _HEAD = """# The `stellar` command
 
 Made from `--help` by `make docs`; edit the code, not this page.
 
-Exit codes: 0 done, 1 failed (or some items failed), 2 wrong usage, 3 a missing extra, 130 Ctrl-C.
+Exit codes: 0 done, 1 failed (or some items failed), 2 wrong usage, 3 a missing extra, 130 Ctrl-C,
+143 SIGTERM.
 Run-time options also come from `config.toml` in the user's configuration folder (or the file that `STELLAR_CONFIG`
 names) and from variables such as `STELLAR_TEMPERATURE`; a flag wins over a variable, a variable over the file, and the
 file over what the model itself recommends.

@@ -10,10 +10,17 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from .errors import RequestError, UsageError
 from .prompts import Segment, Special, Text, Turn, merged
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+_LETTERS = str.maketrans("0123456789", "ghijklmnop")
+_PLACEHOLDER = "held[a-p]{24}"
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class ChatTemplate:
 
         def hold(text: str) -> str:
             # Letters only, so that a template's trimming or case tests leave it alone.
-            key = "held" + secrets.token_hex(12).translate(str.maketrans("0123456789", "ghijklmnop"))
+            key = "held" + secrets.token_hex(12).translate(_LETTERS)
             held[key] = text
             return key
 
@@ -58,8 +65,9 @@ class ChatTemplate:
                 )
         return merged(self._segments(rendered, held))
 
-    def _run(self, messages: list[dict[str, str]], generate: bool) -> str:
-        from jinja2.exceptions import TemplateError
+    @cached_property
+    def _template(self) -> Template:
+        """The template compiled, which takes some milliseconds: once, not at each prompt."""
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         def refuse(message: str) -> None:
@@ -68,17 +76,27 @@ class ChatTemplate:
         # trim_blocks and lstrip_blocks are what Transformers and llama.cpp render chat templates with.
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         environment.globals["raise_exception"] = refuse
+        return environment.from_string(self.source)
+
+    @cached_property
+    def _marks(self) -> re.Pattern[str]:
+        """Finds placeholders and special tokens, of several at one place the longest."""
+        specials = sorted({*self.specials} - {""}, key=len, reverse=True)
+        return re.compile("(" + "|".join([_PLACEHOLDER, *map(re.escape, specials)]) + ")")
+
+    def _run(self, messages: list[dict[str, str]], generate: bool) -> str:
+        from jinja2.exceptions import TemplateError
+
         values: dict[str, Any] = {"bos_token": self.bos, "eos_token": self.eos, "add_generation_prompt": generate}
         try:
-            return environment.from_string(self.source).render(messages=messages, **values)
+            return self._template.render(messages=messages, **values)
         except (TemplateError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
             raise UsageError(
                 f"the model's own chat template cannot be rendered: {error}", "choose one with --template"
             ) from error
 
     def _segments(self, rendered: str, held: Mapping[str, str]) -> Iterable[Segment]:
-        marks = sorted({*self.specials, *held} - {""}, key=len, reverse=True)
-        for piece in re.split("(" + "|".join(map(re.escape, marks)) + ")", rendered):
+        for piece in self._marks.split(rendered):
             if piece in held:
                 yield Text(held[piece])
             elif piece in self.specials:

@@ -9,22 +9,23 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from . import __version__, console
-from .config import RuntimeOptions, SamplingOptions, read_config, resolve, specs
+from .config import RuntimeOptions, SamplingOptions
 from .errors import ExitCode, StellarError, UsageError
 from .files import explain
+from .flags import model_argument, open_runtime, options_of, system_option, verbose_option
 
 # name → (module, attribute, the line in `stellar --help`)
 _MOUNTED = {
     "quickstart": ("stellar_local.cli", "quickstart", "Run the whole pipeline on a small bundled model."),
     "chat": ("stellar_local.cli", "chat", "Talk with a model."),
-    "batch": ("stellar_local.cli", "batch", "Answer prompts from stdin, one JSON object a line."),
+    "batch": ("stellar_local.batch.command", "batch", "Answer prompts from a file or a pipe, many at once."),
     "train": ("train.cli", "train", "Turn instruction triples into a LoRA adapter."),
     "data": ("train.cli", "data", "Build training files."),
     "convert": ("convert.cli", "convert", "Merge adapters into a base and export GGUF levels."),
@@ -32,8 +33,6 @@ _MOUNTED = {
 }
 _ROOT = Path(__file__).resolve().parent.parent
 _WIDTH = 100
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _own_package(name: str) -> None:
@@ -64,7 +63,8 @@ class _Commands(click.Group):
         if module == __package__ + ".cli":
             command = globals()[attribute]
         else:
-            _own_package(module.partition(".")[0])
+            if not module.startswith(f"{__package__}."):
+                _own_package(module.partition(".")[0])
             command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
@@ -72,28 +72,6 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, _, line) in _MOUNTED.items()])
-
-
-def options_of(kind: type[Any], only: Sequence[str] = ()) -> Callable[[Function], Function]:
-    """A decorator that adds an options class's flags to a command; their values are checked by `resolve`."""
-
-    def decorate(function: Function) -> Function:
-        for name, (item, spec) in reversed(specs(kind).items()):
-            if only and name not in only:
-                continue
-            known = item.default is not None and item.default != ()
-            first = "the model's, or " if spec.key else ""
-            help = f"{spec.help} [default: {first}{item.default}]" if known else spec.help
-            flag, metavar = f"--{name.replace('_', '-')}", spec.metavar or "|".join(spec.choices)
-            function = click.option(flag, name, metavar=metavar, multiple=spec.many, help=help)(function)
-        return function
-
-    return decorate
-
-
-_verbose = click.option("-v", "--verbose", is_flag=True, help="Show llama.cpp's log on stderr.")
-_system = click.option("--system", metavar="TEXT", help="System line instead of the template's own; '' for none.")
-_model = click.argument("model", type=click.Path(path_type=Path))
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": _WIDTH})
@@ -107,30 +85,13 @@ def stellar() -> None:
     """
 
 
-def _open(model: Path, flags: dict[str, Any], verbose: bool) -> tuple[Any, SamplingOptions]:
-    """Resolve options, choose the file and open it: (Runtime, sampling options)."""
-    config = read_config()
-    runtime_options = resolve(RuntimeOptions, flags, config)
-    resolve(SamplingOptions, flags, config)  # a wrong value is told now, before the slow part
-    from .native.library import set_verbose
-    from .plan.choose import choose_model
-    from .session import DEFAULT_CONTEXT, Runtime
-
-    set_verbose(verbose)
-    path = choose_model(model, runtime_options.level, runtime_options.ctx or DEFAULT_CONTEXT)
-    runtime = Runtime(path, runtime_options)
-    for note in runtime.notes:
-        console.warn(note)
-    return runtime, resolve(SamplingOptions, flags, config, model=runtime.sampling)
-
-
 @click.command()
-@_model
+@model_argument
 @click.option("--prompt", metavar="TEXT", help="Answer this one message on stdout and leave.")
-@_system
+@system_option
 @options_of(RuntimeOptions)
 @options_of(SamplingOptions)
-@_verbose
+@verbose_option
 def chat(model: Path, prompt: str | None, system: str | None, verbose: bool, **flags: Any) -> None:
     """Talk with MODEL, a .gguf file or a folder made by `stellar convert`.
 
@@ -148,7 +109,7 @@ def chat(model: Path, prompt: str | None, system: str | None, verbose: bool, **f
     from .chat.terminal import PlainTerminal, open_terminal
     from .session import Conversation
 
-    runtime, sampling = _open(model, flags, verbose)
+    runtime, sampling = open_runtime(model, flags, verbose)
     with runtime:
         conversation = Conversation(runtime, sampling, system)
         if prompt is not None:
@@ -159,40 +120,6 @@ def chat(model: Path, prompt: str | None, system: str | None, verbose: bool, **f
             size = runtime.engine.context.n_ctx
             terminal.note(f"{runtime.model.path.name} · context {size} · template {runtime.template.name} · /help")
         run_chat(conversation, terminal)
-
-
-@click.command()
-@_model
-@_system
-@options_of(RuntimeOptions)
-@options_of(SamplingOptions)
-@_verbose
-def batch(model: Path, system: str | None, verbose: bool, **flags: Any) -> None:
-    """Answer prompts from stdin with MODEL: one JSON object a line on stdout, in order.
-
-    Input is plain text, a prompt a line, or JSON lines: `prompt`, or `messages`, or `instruction` with `input`;
-    optional `id`, `system` and the sampling options (`max_tokens` …). A broken line gives an error object on its
-    line; the exit code is then 1.
-
-    \b
-    Example: printf 'What is a parsec?\\n什么是光年？\\n' | stellar batch demo/model --temperature 0
-    """
-    from .batch.reader import read_items
-    from .batch.runner import Summary, run_batch
-    from .batch.writer import LineWriter
-
-    runtime, sampling = _open(model, flags, verbose)
-    summary = Summary()
-    with runtime:
-        writer = LineWriter(sys.stdout.buffer)
-        for record in run_batch(runtime, read_items(sys.stdin.buffer, sampling, system), summary):
-            writer.write(record)
-    console.say(
-        f"{summary.answered} answered, {summary.failed} failed, "
-        f"{summary.prompt_tokens} prompt and {summary.completion_tokens} completion tokens"
-    )
-    if summary.failed:
-        raise SystemExit(ExitCode.FAILED)
 
 
 @click.command()

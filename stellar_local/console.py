@@ -7,6 +7,7 @@ knows nothing of models. rich is imported on first use, since `--help` must stay
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -170,3 +171,38 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], file: IO[str] |
         grid.add_row(*(Text(printable(cell)) for cell in row))
     columns = None if stream.isatty() else 100
     Console(file=stream, width=columns, highlight=False).print(grid)
+
+
+class LiveLine:
+    """One line on stderr that is written over and over; only for a terminal, and not where answers go to it as well.
+
+    `close` wipes it out, before anything else is said.
+    """
+
+    def __init__(self) -> None:
+        self._shown = False
+
+    @staticmethod
+    def possible() -> bool:
+        """Whether stderr is a terminal that stdout does not share."""
+        return sys.stderr.isatty() and not sys.stdout.isatty()
+
+    def show(self, text: str) -> None:
+        """Replace what stands there, cut to the terminal's width."""
+        width = shutil.get_terminal_size().columns - 1
+        self._put(f"\r\x1b[K{_one_line(text)[:width]}")
+        self._shown = True
+
+    def close(self) -> None:
+        """Leave an empty line behind."""
+        if self._shown:
+            self._put("\r\x1b[K")
+            self._shown = False
+
+    @staticmethod
+    def _put(text: str) -> None:
+        try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        except OSError:
+            sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for the process's life

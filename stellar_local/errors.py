@@ -17,6 +17,7 @@ class ExitCode(IntEnum):
     USAGE = 2  # the command line is wrong
     MISSING_EXTRA = 3  # an optional part of the installation is needed
     INTERRUPTED = 130  # Ctrl-C: 128 + SIGINT, what shells use
+    TERMINATED = 143  # SIGTERM, where the work in hand was finished first
 
 
 class StellarError(Exception):

@@ -14,17 +14,22 @@ from .errors import StellarError
 
 Identifier = str | int
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+_LONGEST_MESSAGE = 1000  # characters: a message may quote the wrong value, which may be the whole line
+
 # JSON leaves DEL, the C1 controls and the line separators as they are; a terminal or a line reader would obey them.
 _RISKY = re.compile("[\x7f-\x9f\u2028\u2029]|[\ud800-\udfff]")
 
 
 def to_line(record: Mapping[str, Any]) -> str:
     """One record as one line of JSON: UTF-8 text kept readable, everything that drives terminals escaped."""
-    text = json.dumps(record, ensure_ascii=False, separators=(", ", ": "))
+    text = _ENCODER.encode(record)
     return _RISKY.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def error_record(id: Identifier, index: int, error: StellarError) -> dict[str, Any]:
     """The object that stands in an answer's place when its request failed."""
     message = f"{error.message} ({error.hint})" if error.hint else error.message
+    if len(message) > _LONGEST_MESSAGE:
+        message = message[:_LONGEST_MESSAGE] + " …"
     return {"id": id, "index": index, "error": {"type": getattr(error, "kind", "error"), "message": message}}

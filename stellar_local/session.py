@@ -59,8 +59,9 @@ def _parse_adapters(texts: Sequence[str]) -> dict[str, tuple[Path, float]]:
 class Runtime:
     """A loaded model with an engine that runs `parallel` requests at once. Close it, or use it as a context manager.
 
-    `sampling` holds the model's own defaults of sampling options by name, `notes` what the user should be told about
-    choices made while opening. Raises ModelError, UsageError.
+    `sampling` holds the model's own defaults of sampling options by name, `adapters` the scales of the --lora adapters
+    by their files' stems, `notes` what the user should be told about choices made while opening. Raises ModelError,
+    UsageError.
     """
 
     def __init__(self, path: Path, options: RuntimeOptions, parallel: int = 1, deterministic: bool = False) -> None:
@@ -72,8 +73,8 @@ class Runtime:
             self.sampling, unusable = model_defaults(SamplingOptions, self.model.header.metadata)
             self.notes += unusable
             self.template: Renderer = chosen or template_of(self.model) or self._fallback()
-            self._adapters = {name: Adapter(self.model, file) for name, (file, _) in adapters.items()}
-            self.scales = {name: scale for name, (_, scale) in adapters.items()}
+            self._loaded = {name: Adapter(self.model, file) for name, (file, _) in adapters.items()}
+            self.adapters = {name: scale for name, (_, scale) in adapters.items()}
             self._structures = Structures(self.model)
             trained = self.model.n_ctx_train
             size = options.ctx or min(DEFAULT_CONTEXT, trained)
@@ -136,18 +137,18 @@ class Runtime:
             stop_tokens=frozenset(token for token in named if token is not None),
             replace=self.template.identity,
             grammar=structure,
-            adapters=self._named(self.scales if lora is None else lora),
+            adapters=self._named(self.adapters if lora is None else lora),
         )
 
     def _named(self, scales: Mapping[str, float]) -> tuple[tuple[Adapter, float], ...]:
-        if unknown := sorted(set(scales) - set(self._adapters)):
-            known = ", ".join(self._adapters) or "none"
+        if unknown := sorted(set(scales) - set(self._loaded)):
+            known = ", ".join(self._loaded) or "none"
             raise RequestError(
                 "unknown_adapter", f"no such adapter: {', '.join(unknown)}", f"loaded with --lora: {known}"
             )
         if wrong := [name for name, scale in scales.items() if not abs(scale) <= _MOST_SCALE]:
             raise RequestError("invalid_field", f"the scale of adapter {wrong[0]} must be within ±{_MOST_SCALE}")
-        return tuple((self._adapters[name], float(scale)) for name, scale in sorted(scales.items()) if scale)
+        return tuple((self._loaded[name], float(scale)) for name, scale in sorted(scales.items()) if scale)
 
     def close(self) -> None:
         """Stop the engine and free the model."""

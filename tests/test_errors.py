@@ -43,6 +43,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, spm_base: Path, spm_folder: 
     write_adapter(other, world / "foreign")
     (world / "rows.json").write_text(json.dumps([{"instruction": "a", "input": "", "output": "b"}] * 4))
     (world / "broken.jsonl").write_text('{"instruction": "a", "input": "", "output": "b"}\n{"instruction": "a"}\n')
+    (world / "table.csv").write_text("a,b\n1,2\n")
     (world / "bad.json").write_text('{"prompt_input": "{instruction}", "colour": "red"}')
     return world
 
@@ -86,6 +87,33 @@ CASES: list[tuple[list[str], int, str]] = [
     (["chat", "model", "--temperature", "warm", "--prompt", "x"], 2, "--temperature must be"),
     (["chat", "model", "--prompt", ""], 2, "--prompt is empty"),
     (["chat", "model", "--prompt", "word " * 900], 1, "the prompt has"),
+    (["batch", "model", "--resume"], 2, "--resume goes on with a file"),
+    (["batch", "model", "--retry-errors", "--out", "x"], 2, "--retry-errors goes with --resume"),
+    (["batch", "model", "--resume", "--out", "x", "--format", "csv"], 2, "--resume needs the ids"),
+    (["batch", "model", "--out", "rows.json"], 1, "rows.json exists and is not empty"),
+    (["batch", "model", "--out", "rows.json", "--resume"], 1, "line 1 of rows.json is no answer of stellar batch"),
+    (["batch", "model", "--in", "rows.json", "--out", "rows.json"], 2, "--in and --out are the same file"),
+    (["batch", "model", "--out", "file/below"], 1, "file/below"),
+    (["batch", "model", "--out", "nowhere/x"], 1, "nowhere/x"),
+    (["batch", "model", "--out", "/dev/null"], 1, "it is a device or a pipe"),
+    (["batch", "model", "--out", "empty"], 1, "is a directory"),
+    (["batch", "cut.gguf", "--out", "new"], 1, "truncated GGUF file"),
+    (["batch", "model", "--in", "no.txt"], 1, "cannot read no.txt"),
+    (["batch", "model", "--in", "empty"], 1, "cannot read empty: is a directory"),
+    (["batch", "model", "--in", "table.csv"], 2, "no column named prompt or instruction"),
+    (["batch", "model", "--in", "table.csv", "--prompt-template", "{c}"], 2, "--prompt-template names no column: c"),
+    (["batch", "model", "--in", "table.csv", "--prompt-template", "{"], 2, "stands alone"),
+    (["batch", "model", "--prompt-template", "{a}"], 2, "--prompt-template needs a table"),
+    (["batch", "model", "--shard", "3/2"], 2, "--shard must be I/N"),
+    (["batch", "model", "--shard", "0/2"], 2, "--shard must be I/N"),
+    (["batch", "model", "--shard", "half"], 2, "--shard must be I/N"),
+    (["batch", "model", "--parallel", "65"], 2, "65 is not in the range"),
+    (["batch", "model", "--parallel", "2", "--deterministic"], 2, "--deterministic runs one line at a time"),
+    (["batch", "model", "--schema", "broken.jsonl"], 2, "the schema broken.jsonl is not JSON"),
+    (["batch", "model", "--schema", "rows.json"], 2, "it must be an object"),
+    (["batch", "model", "--schema", "no.json"], 1, "schema not found: no.json"),
+    (["batch", "model", "--grammar", "no.gbnf"], 1, "grammar not found: no.gbnf"),
+    (["batch", "model", "--grammar", "rows.json", "--schema", "bad.json"], 2, "a schema or a grammar, not both"),
     (["chat"], 2, "Missing argument 'MODEL'"),
     (["chat", "model", "--no-such-option"], 2, "No such option"),
     (["nothing"], 2, "No such command 'nothing'"),

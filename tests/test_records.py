@@ -31,3 +31,8 @@ def test_error_records_carry_kind_and_hint() -> None:
         "error": {"type": "too_long", "message": "no (cut it)"},
     }
     assert error_record(0, 0, StellarError("x"))["error"] == {"type": "error", "message": "x"}
+
+
+def test_a_message_that_quotes_a_whole_line_is_cut() -> None:
+    message = error_record(0, 0, RequestError("invalid_field", "x" * 1_000_000))["error"]["message"]
+    assert 500 < len(message) < 2000 and message.endswith("…")

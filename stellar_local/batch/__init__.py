@@ -1,4 +1,4 @@
-"""Scripted inference: lines in, one JSON object a line out, in order.
+"""Scripted inference: lines in, one JSON object a line out, in order, many at once.
 
-Layers: runner > reader, writer
+Layers: command > dry > runner > feeder, render, resume, report, signals > reader > table > lines, writer > fields
 """

@@ -1,134 +1,132 @@
-"""Input lines → requests: plain prompts or JSON objects. A bad line becomes an error of its own, never the end.
-
-JSON fields: `prompt`, or `messages` (role and content), or `instruction` with `input`; optional `id`, `system`, and any
-sampling option by its snake_case name. Knows the input format; knows no model.
-"""
+"""Input → items, whatever its format. A bad line becomes an error of its own, never the end. Knows no model."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
-from ..config import SamplingOptions, specs
-from ..errors import RequestError, StellarError
-from ..prompts import Turn
-from ..records import Identifier
+from ..errors import RequestError, UsageError
+from ..files import explain
+from .fields import Defaults, Item, item_of_error, item_of_json, item_of_text
+from .lines import BOM, LONGEST, Line, read_lines
+from .table import PromptTemplate, read_rows
 
-_CONTENT = ("prompt", "messages", "instruction")
-_OTHERS = ("id", "input", "system")
-
-
-@dataclass(frozen=True)
-class Item:
-    """One input line: a conversation to answer, or the error that it is. `index` is the line's number from 0."""
-
-    index: int
-    id: Identifier
-    turns: tuple[Turn, ...] = ()
-    system: str | None = None
-    sampling: SamplingOptions = SamplingOptions()
-    error: StellarError | None = None
+FORMATS = ("auto", "lines", "jsonl", "csv", "tsv")
+_BY_EXTENSION = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".txt": "lines",
+}
 
 
-def read_items(lines: Iterable[bytes], sampling: SamplingOptions, system: str | None = None) -> Iterator[Item]:
-    """Read items as lines come. The first line that is not blank decides: one that opens with "{" means JSON lines.
+def read_items(
+    lines: Iterable[Line], format: str, defaults: Defaults, template: PromptTemplate | None = None
+) -> Iterator[Item]:
+    """Read items as lines come. With "auto" the first line that is not blank decides: one that opens with "{" means
+    JSON lines, any other plain lines.
 
-    Blank lines are skipped, and counted. `sampling` and `system` hold where a line does not say otherwise.
+    Blank lines are skipped, and counted. Raises UsageError for a table's header.
     """
-    as_json: bool | None = None
-    for index, raw in enumerate(lines):
-        line = raw.removeprefix(b"\xef\xbb\xbf") if index == 0 else raw
+    if format in ("csv", "tsv"):
+        yield from read_rows(lines, "\t" if format == "tsv" else ",", template, defaults)
+        return
+    as_json = {"lines": False, "jsonl": True}.get(format)
+    for index, (raw, end) in enumerate(lines):
+        if raw is None:
+            as_json = bool(as_json)
+            yield item_of_error(
+                index, RequestError("line_too_long", f"the line is longer than {LONGEST >> 20} MiB"), end
+            )
+            continue
+        line = raw.removeprefix(BOM) if index == 0 else raw
         if not line.strip():
             continue
         if as_json is None:
             as_json = line.lstrip().startswith(b"{")
-        yield _item(index, line, as_json, Item(index, index, (), system, sampling))
+        try:
+            text = line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            wrong = RequestError("invalid_utf8", f"the line is not UTF-8 (byte {error.start})")
+            yield item_of_error(index, wrong, end)
+            continue
+        yield item_of_json(index, text, defaults, end) if as_json else item_of_text(index, text, defaults, end)
 
 
-def _item(index: int, line: bytes, as_json: bool, default: Item) -> Item:
-    try:
-        text = line.decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        return replace(default, error=RequestError("invalid_utf8", f"the line is not UTF-8 (byte {error.start})"))
-    if not as_json:
-        return replace(default, turns=(Turn(text),))
-    item = default
-    try:
-        data = _object(text)
-        identifier = data.get("id", index)
-        if isinstance(identifier, bool) or not isinstance(identifier, (str, int)):
-            raise RequestError("invalid_field", "id must be a text or a whole number")
-        item = replace(item, id=identifier)
-        return _filled(item, data)
-    except StellarError as error:
-        return replace(item, error=error if isinstance(error, RequestError) else _invalid(error))
+@dataclass(frozen=True)
+class Shard:
+    """Every `count`-th line, from line `number` - 1 on."""
+
+    number: int = 1
+    count: int = 1
+
+    def holds(self, index: int) -> bool:
+        """Whether a line is of this shard."""
+        return index % self.count == self.number - 1
 
 
-def _invalid(error: StellarError) -> RequestError:
-    return RequestError("invalid_field", error.message, error.hint)
+class Source:
+    """The input: a file, or stdin where `path` is None. Raises StellarError if the file cannot be opened.
 
+    `size` is the file's in bytes, None for pipes and devices.
+    """
 
-def _object(text: str) -> dict[str, Any]:
-    try:
-        data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise RequestError("invalid_json", f"the line is not JSON: {error}") from error
-    except ValueError as error:  # a whole number of too many digits
-        raise RequestError("invalid_json", f"the line holds a number that is too long: {error}") from error
-    if not isinstance(data, dict):
-        raise RequestError("invalid_json", "the line is not a JSON object")
-    return data
+    def __init__(
+        self,
+        path: Path | None,
+        format: str = "auto",
+        template: PromptTemplate | None = None,
+        shard: Shard | None = None,
+    ) -> None:
+        self.path, self.shard = path, shard or Shard()
+        if format == "auto" and path is not None:
+            format = _BY_EXTENSION.get(path.suffix.lower(), "auto")
+        if template and format not in ("csv", "tsv"):
+            raise UsageError("--prompt-template needs a table", "give a .csv or .tsv file, or --input-format csv")
+        self._format, self._template = format, template
+        self.size: int | None = None
+        if path is not None:
+            self._probe(path)
 
+    def _probe(self, path: Path) -> None:
+        try:
+            if path.is_dir():
+                raise IsADirectoryError(21, "Is a directory")
+            if path.is_file():  # opening a named pipe would wait for its writer
+                with path.open("rb") as file:
+                    self.size = os.fstat(file.fileno()).st_size
+            else:
+                path.stat()
+        except OSError as error:
+            raise explain(error, path, "read") from error
 
-def _filled(item: Item, data: dict[str, Any]) -> Item:
-    known = {*_CONTENT, *_OTHERS, *specs(SamplingOptions)}
-    if unknown := sorted(set(data) - known):
-        raise RequestError(
-            "unknown_field", f"unknown field: {', '.join(unknown)}", f"known are {', '.join(sorted(known))}"
-        )
-    if len([key for key in _CONTENT if key in data]) != 1:
-        raise RequestError("invalid_field", f"a line needs exactly one of {', '.join(_CONTENT)}")
-    if "input" in data and "instruction" not in data:
-        raise RequestError("invalid_field", "input goes with instruction")
-    changed = {name: spec.check(data[name], name) for name, (_, spec) in specs(SamplingOptions).items() if name in data}
-    item = replace(item, sampling=replace(item.sampling, **changed))
-    if "system" in data:
-        item = replace(item, system=_text(data, "system"))
-    if "messages" in data:
-        system, turns = _conversation(data["messages"])
-        if system is not None and "system" in data:
-            raise RequestError("invalid_field", "system is given twice, as a field and as a message")
-        return replace(item, turns=turns, system=item.system if system is None else system)
-    question = _text(data, "prompt" if "prompt" in data else "instruction")
-    if not question:
-        raise RequestError("empty_prompt", "the prompt is empty")
-    return replace(item, turns=(Turn(question, input=_text(data, "input") if "input" in data else ""),))
+    def items(self, defaults: Defaults, waiting: Callable[[], None] = lambda: None) -> Iterator[Item]:
+        """The shard's items, from the input's beginning. `waiting` is called before each read, which may block.
 
+        Raises UsageError for a table's header, StellarError where reading fails.
+        """
+        descriptor = 0  # stdin
+        try:
+            if self.path is not None:
+                descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            lines = read_lines(descriptor, waiting)
+            for item in read_items(lines, self._format, defaults, self._template):
+                if self.shard.count == 1 or self.shard.holds(item.index):
+                    yield item
+        except OSError as error:
+            raise explain(error, self.path or "the input", "read") from error
+        finally:
+            if descriptor:
+                with suppress(OSError):
+                    os.close(descriptor)
 
-def _text(data: dict[str, Any], key: str) -> str:
-    value = data[key]
-    if not isinstance(value, str):
-        raise RequestError("invalid_field", f"{key} must be a text")
-    return value
-
-
-def _conversation(messages: Any) -> tuple[str | None, tuple[Turn, ...]]:
-    """OpenAI-style messages → the system line and turns: user and assistant in turn, a user's message last."""
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise RequestError("invalid_field", "messages must be a list of objects with role and content")
-    rest = [(str(message.get("role")), _text({"content": message.get("content")}, "content")) for message in messages]
-    system = rest.pop(0)[1] if rest and rest[0][0] == "system" else None
-    roles = [role for role, _ in rest]
-    if (
-        not rest
-        or roles != ["user" if number % 2 == 0 else "assistant" for number in range(len(rest))]
-        or not len(rest) % 2
-    ):
-        raise RequestError("invalid_field", "messages must alternate user and assistant, and end with the user's")
-    contents = [content for _, content in rest]
-    if not contents[-1]:
-        raise RequestError("empty_prompt", "the prompt is empty")
-    answered = [Turn(question, answer) for question, answer in zip(contents[::2], contents[1::2], strict=False)]
-    return system, (*answered, Turn(contents[-1]))
+    def check(self) -> None:
+        """Read a file's beginning, so that a wrong header is told before the model loads."""
+        if self.size is not None:
+            for _ in self.items(Defaults()):
+                break

@@ -66,6 +66,7 @@ class Model:
         self.bos: int | None = self._token_or_none(self._api.llama_vocab_bos(self.vocab))
         self.eos: int | None = self._token_or_none(self._api.llama_vocab_eos(self.vocab))
         self._pieces: dict[int, bytes] = {}
+        self._specials: dict[str, int | None] = {}
 
     def _token_or_none(self, token: int) -> int | None:
         return token if 0 <= token < self.n_vocab else None  # LLAMA_TOKEN_NULL is -1
@@ -105,8 +106,10 @@ class Model:
 
     def special(self, text: str) -> int | None:
         """The id of the special token with this text; None where the vocabulary has none."""
-        ids = self.tokenize(text, parse_special=True)
-        return ids[0] if len(ids) == 1 and self.is_special(ids[0]) else None
+        if text not in self._specials:  # the names that a template uses, again for each prompt
+            ids = self.tokenize(text, parse_special=True)
+            self._specials[text] = ids[0] if len(ids) == 1 and self.is_special(ids[0]) else None
+        return self._specials[text]
 
     def is_special(self, token: int) -> bool:
         """Whether a token is a control token or ends generation, so that it has no text of its own."""

@@ -12,16 +12,20 @@ from ..native.header import Header, read_header
 from .hardware import available_memory
 
 _RESERVE = 512 << 20  # compute buffers and the program itself
-_KV_BYTES = 4  # an f16 key and an f16 value
+_KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}  # of one value, block scales included
+
+
+def kv_memory(header: Header, n_ctx: int, kv_type: str = "f16") -> int:
+    """Bytes of keys and values of `n_ctx` tokens, over all layers."""
+    heads = header.value("attention.head_count", 1)
+    kv_heads = header.value("attention.head_count_kv", heads)
+    width = header.value("attention.key_length") or header.value("embedding_length", 0) // max(heads, 1)
+    return int(2 * header.value("block_count", 0) * n_ctx * kv_heads * width * _KV_BYTES[kv_type])
 
 
 def needed_memory(header: Header, n_ctx: int) -> int:
     """Bytes to run a model with `n_ctx` tokens of f16 KV: weights + KV + a reserve for compute buffers."""
-    heads = header.value("attention.head_count", 1)
-    kv_heads = header.value("attention.head_count_kv", heads)
-    width = header.value("attention.key_length") or header.value("embedding_length", 0) // max(heads, 1)
-    kv = header.value("block_count", 0) * n_ctx * kv_heads * width * _KV_BYTES
-    return header.file_size + int(kv) + _RESERVE
+    return header.file_size + kv_memory(header, n_ctx) + _RESERVE
 
 
 def level_of(path: Path) -> str:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stellar_local.batch.reader import Item, read_items
+from stellar_local.batch.fields import Defaults, Item
+from stellar_local.batch.reader import Shard, Source, read_items
 from stellar_local.config import SamplingOptions
 from stellar_local.errors import RequestError
 from stellar_local.prompts import Turn
 
 
-def read(*lines: str | bytes | dict[str, Any]) -> list[Item]:
+def read(
+    *lines: str | bytes | dict[str, Any],
+    format: str = "auto",
+    defaults: Defaults = Defaults(),  # noqa: B008
+) -> list[Item]:
     raw = [json.dumps(line).encode() if isinstance(line, dict) else line for line in lines]
-    return list(read_items([line.encode() if isinstance(line, str) else line for line in raw], SamplingOptions()))
+    data = [(line.encode() if isinstance(line, str) else line, 0) for line in raw]
+    return list(read_items(data, format, defaults))
 
 
 def test_plain_lines() -> None:
@@ -81,6 +88,16 @@ USER = {"role": "user", "content": "x"}
         ({"messages": [{"role": "tool", "content": "x"}]}, "invalid_field", "must alternate"),
         ({"messages": [{"role": "user"}]}, "invalid_field", "content must be a text"),
         ({"messages": [{"role": "user", "content": ""}]}, "empty_prompt", "empty"),
+        ({"prompt": "a", "schema": 3}, "invalid_field", "schema must be"),
+        ({"prompt": "a", "schema": "{}"}, "invalid_field", "schema must be"),
+        ({"prompt": "a", "grammar": {}}, "invalid_field", "grammar must be"),
+        ({"prompt": "a", "grammar": "root ::= 'a'", "schema": {}}, "invalid_field", "not both"),
+        ({"prompt": "a", "lora": "other"}, "unknown_adapter", "no such adapter: other"),
+        ({"prompt": "a", "lora": 3}, "invalid_field", "lora must be"),
+        ({"prompt": "a", "lora": [3]}, "invalid_field", "lora must be"),
+        ('{"prompt": "a", "temperature": NaN}', "invalid_field", "temperature must be"),
+        ('{"prompt": "a", "max_tokens": 1e999}', "invalid_field", "max_tokens must be"),
+        ('{"prompt": "a", "prompt": 3}', "invalid_field", "prompt must be"),
         ({"system": "a", "messages": [{"role": "system", "content": "b"}, USER]}, "invalid_field", "given twice"),
     ],
 )
@@ -106,3 +123,61 @@ def test_byte_order_mark() -> None:
 def test_no_input_makes_it_fail(lines: list[bytes]) -> None:
     items = read(b'{"prompt": "x"}', *lines)
     assert [item.index for item in items] == [0, *(at for at, line in enumerate(lines, 1) if line.strip())]
+
+
+def test_structure_and_adapters_of_a_line() -> None:
+    defaults = Defaults(schema={"type": "string"}, adapters={"star": 1.0, "moon": 0.5})
+    lines: list[dict[str, Any]] = [
+        {"prompt": "a"},
+        {"prompt": "a", "schema": False},
+        {"prompt": "a", "grammar": 'root ::= "x"'},
+        {"prompt": "a", "schema": None, "lora": "moon"},
+        {"prompt": "a", "lora": ["star", "moon"]},
+        {"prompt": "a", "lora": {"star": 2}},
+        {"prompt": "a", "lora": None},
+    ]
+    schema = {"schema": {"type": "string"}}
+    assert [item.extra for item in read(*lines, defaults=defaults)] == [
+        schema,
+        {"schema": False},
+        {"grammar": 'root ::= "x"'},
+        {"lora": {"moon": 0.5}},
+        {**schema, "lora": {"star": 1.0, "moon": 0.5}},
+        {**schema, "lora": {"star": 2.0}},
+        {**schema, "lora": {}},
+    ]
+    assert read("plain", format="lines", defaults=defaults)[0].extra == schema
+    for scale in ("NaN", "1e999", "true", '"1"'):
+        (item,) = read('{"prompt": "a", "lora": {"star": ' + scale + "}}", defaults=defaults)
+        assert item.error and item.error.message == "lora: the scale of star must be a number"
+
+
+def test_the_format_is_as_told_or_by_the_first_line() -> None:
+    assert read('{"prompt": "a"}', format="lines")[0].turns == (Turn('{"prompt": "a"}'),)
+    assert read("plain", format="jsonl")[0].error
+    first, second = read("", "plain", '{"prompt": "a"}')
+    assert (first.turns, second.turns) == ((Turn("plain"),), (Turn('{"prompt": "a"}'),))
+
+
+def test_the_format_of_a_file_is_by_its_extension(tmp_path: Path) -> None:
+    for name in ("a.JSONL", "a.ndjson", "a.txt", "a.csv", "a.tsv", "a"):
+        (tmp_path / name).write_text("prompt\n")
+    items = {path.name: list(Source(path).items(Defaults())) for path in tmp_path.iterdir()}
+    assert {name for name, found in items.items() if found and found[0].error} == {"a.JSONL", "a.ndjson"}
+    assert {name for name, found in items.items() if not found} == {"a.csv", "a.tsv"}
+    assert {name for name, found in items.items() if found and not found[0].error} == {"a.txt", "a"}
+
+
+def test_shards_are_disjoint_and_whole(tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("".join(f"{number}\n" for number in range(10)))
+    shards = [list(Source(tmp_path / "in", shard=Shard(number, 3)).items(Defaults())) for number in (1, 2, 3)]
+    assert [[item.index for item in items] for items in shards] == [[0, 3, 6, 9], [1, 4, 7], [2, 5, 8]]
+    assert all(item.turns == (Turn(str(item.index)),) for items in shards for item in items)
+
+
+def test_a_line_that_is_too_long_is_an_error_of_its_own() -> None:
+    lines = [(b"a", 2), (None, 99), (b"b", 101)]
+    items = list(read_items(lines, "auto", Defaults()))
+    assert [(item.index, item.end) for item in items] == [(0, 2), (1, 99), (2, 101)]
+    assert isinstance(items[1].error, RequestError)
+    assert items[1].error.kind == "line_too_long"

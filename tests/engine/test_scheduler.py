@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from stellar_local.config import SamplingOptions
-from stellar_local.engine import Answer, Engine, Request, Stream
+from stellar_local.engine import Answer, Engine, Request
 from stellar_local.engine.job import Event, Job
 from stellar_local.engine.scheduler import Scheduler
 from stellar_local.errors import RequestError, StellarError

@@ -1,0 +1,56 @@
+"""What commands that run a model share: flags made from the options' definitions, and opening the model they name.
+
+Knows click and the options; knows nothing of what a command then does with the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from . import console
+from .config import RuntimeOptions, SamplingOptions, read_config, resolve, specs
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def options_of(kind: type[Any], only: Sequence[str] = ()) -> Callable[[Function], Function]:
+    """A decorator that adds an options class's flags to a command; their values are checked by `resolve`."""
+
+    def decorate(function: Function) -> Function:
+        for name, (item, spec) in reversed(specs(kind).items()):
+            if only and name not in only:
+                continue
+            known = item.default is not None and item.default != ()
+            first = "the model's, or " if spec.key else ""
+            help = f"{spec.help} [default: {first}{item.default}]" if known else spec.help
+            flag, metavar = f"--{name.replace('_', '-')}", spec.metavar or "|".join(spec.choices)
+            function = click.option(flag, name, metavar=metavar, multiple=spec.many, help=help)(function)
+        return function
+
+    return decorate
+
+
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show llama.cpp's log on stderr.")
+system_option = click.option("--system", metavar="TEXT", help="System line instead of the template's own; '' for none.")
+model_argument = click.argument("model", type=click.Path(path_type=Path))
+
+
+def open_runtime(model: Path, flags: dict[str, Any], verbose: bool, **more: Any) -> tuple[Any, SamplingOptions]:
+    """Resolve options, choose the file and open it: (Runtime, sampling options). `more` goes to Runtime as it is."""
+    config = read_config()
+    runtime_options = resolve(RuntimeOptions, flags, config)
+    resolve(SamplingOptions, flags, config)  # a wrong value is told now, before the slow part
+    from .native.library import set_verbose
+    from .plan.choose import choose_model
+    from .session import DEFAULT_CONTEXT, Runtime
+
+    set_verbose(verbose)
+    path = choose_model(model, runtime_options.level, runtime_options.ctx or DEFAULT_CONTEXT)
+    runtime = Runtime(path, runtime_options, **more)
+    for note in runtime.notes:
+        console.warn(note)
+    return runtime, resolve(SamplingOptions, flags, config, model=runtime.sampling)
