@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from ..config import RuntimeOptions, SamplingOptions
-from ..console import say
+from ..console import say, warn
 from ..errors import ExitCode, UsageError
 from ..files import read_text
 from ..flags import model_argument, open_runtime, options_of, system_option, verbose_option
@@ -212,6 +212,8 @@ def _run(settings: Settings, opened: Callable[[], tuple[Runtime, Defaults]]) -> 
         progress = Progress(summary, source.size)
         writer = Writer(stream, settings.format)
         code = _answer(settings, runtime, defaults, writer.write, done, summary, progress)
+    if done and code is None and done.count > summary.skipped:
+        warn(f"{settings.out} has {done.count - summary.skipped} lines that this input lacks")
     _tell(settings, summary, code)
     return code or (ExitCode.FAILED if summary.failed else ExitCode.DONE)
 

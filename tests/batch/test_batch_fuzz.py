@@ -107,7 +107,19 @@ def test_killed_at_any_moment_every_line_comes_once(stellar: Stellar, spm_model:
     rng = random.Random(5)
     out, count = tmp_path / "out", 6000
     (tmp_path / "in").write_text("".join(f'{{"prompt": "line", "id": "n{number}"}}\n' for number in range(count)))
-    arguments = ("batch", spm_model, "--in", tmp_path / "in", "--out", out, "--resume", "--max-tokens", 1, "--threads", 1)
+    arguments = (
+        "batch",
+        spm_model,
+        "--in",
+        tmp_path / "in",
+        "--out",
+        out,
+        "--resume",
+        "--max-tokens",
+        1,
+        "--threads",
+        1,
+    )
     grown = 0
     for number in range(20):
         process = stellar.start(*arguments, *(["--unordered"] if number % 2 else []))
