@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from ..config import RuntimeOptions, SamplingOptions
+from ..config import RuntimeOptions, SamplingOptions, read_config, resolve
 from ..console import say, warn
 from ..errors import ExitCode, UsageError
 from ..files import read_text
@@ -120,7 +120,13 @@ def batch(model: Path, system: str | None, verbose: bool, dry_run: bool, **flags
         settings.source.check()
         runtime, defaults = _open(settings, model, flags, verbose)
         with runtime:
-            predict(runtime, settings.source.items(defaults), settings.parallel, flags["kv"] or "f16", settings.json)
+            predict(
+                runtime,
+                settings.source.items(defaults),
+                settings.parallel,
+                resolve(RuntimeOptions, flags, read_config()).kv,
+                settings.json,
+            )
         return
     code = _run(settings, lambda: _open(settings, model, flags, verbose))
     if code:
