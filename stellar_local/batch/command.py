@@ -13,8 +13,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from ..config import RuntimeOptions, SamplingOptions
-from ..console import say
+from ..config import RuntimeOptions, SamplingOptions, read_config, resolve
+from ..console import say, warn
 from ..errors import ExitCode, UsageError
 from ..files import read_text
 from ..flags import model_argument, open_runtime, options_of, system_option, verbose_option
@@ -120,7 +120,13 @@ def batch(model: Path, system: str | None, verbose: bool, dry_run: bool, **flags
         settings.source.check()
         runtime, defaults = _open(settings, model, flags, verbose)
         with runtime:
-            predict(runtime, settings.source.items(defaults), settings.parallel, flags["kv"] or "f16", settings.json)
+            predict(
+                runtime,
+                settings.source.items(defaults),
+                settings.parallel,
+                resolve(RuntimeOptions, flags, read_config()).kv,
+                settings.json,
+            )
         return
     code = _run(settings, lambda: _open(settings, model, flags, verbose))
     if code:
@@ -213,6 +219,8 @@ def _run(settings: Settings, opened: Callable[[], tuple[Runtime, Defaults]]) -> 
         progress = Progress(summary, source.size)
         writer = Writer(stream, settings.format)
         code = _answer(settings, runtime, defaults, writer.write, done, summary, progress)
+    if done and code is None and done.count > summary.skipped:
+        warn(f"{settings.out} has {done.count - summary.skipped} lines that this input lacks")
     _tell(settings, summary, code)
     return code or (ExitCode.FAILED if summary.failed else ExitCode.DONE)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..session import Runtime
 
 _PROMPT, _STEPS = 64, 16  # tokens of a probe's prompt, and steps after it
-_PROGRAM = 100 << 20  # bytes of Python, NumPy and llama.cpp themselves
+_PROGRAM = 64 << 20  # bytes of Python, NumPy, llama.cpp and a vocabulary
 
 
 @dataclass
@@ -88,7 +88,7 @@ def dry_run(runtime: Runtime, items: Iterable[Item], parallel: int, kv_type: str
         ["prompt tokens", f"{counts.prompt:,}, the longest prompt {counts.longest:,}"],
         ["… shared with the prompt before", f"{counts.shared:,}"],
         ["answer tokens, at most", f"{counts.answers:,}"],
-        ["predicted memory", _memory(memory)],
+        ["predicted memory, context full", _memory(memory)],
         ["predicted speed", f"{speed.prompt:,.0f} prompt tokens/s, {speed.generation:,.0f} answer tokens/s"],
         [
             "predicted time",

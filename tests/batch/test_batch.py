@@ -193,6 +193,8 @@ def test_resume_compares_what_comes_through_a_pipe(stellar: Stellar, spm_model: 
     assert (done.returncode, "another id there" in done.stderr) == (1, True)
     done = stellar(*command, "--resume", input='{"prompt": "a", "id": "x"}\n{"prompt": "b"}\n')
     assert (done.returncode, "1 answered, 0 failed, 1 skipped" in done.stderr) == (0, True)
+    done = stellar(*command, "--resume", input='{"prompt": "a", "id": "x"}\n')
+    assert "has 1 lines that this input lacks" in done.stderr
 
 
 def test_ctrl_c_leaves_a_file_to_go_on_with(stellar: Stellar, spm_model: Path, tmp_path: Path) -> None:
@@ -260,4 +262,4 @@ def test_dry_run_counts_and_answers_nothing(stellar: Stellar, spm_model: Path) -
     assert predicted["tokens_per_second"] > 0 and predicted["most_seconds"] >= predicted["prompt_seconds"] > 0
     table = stellar("batch", spm_model, "--dry-run", input=lines)
     assert table.stdout == ""
-    assert "predicted time" in table.stderr and "1 invalid_json" in table.stderr
+    assert "predicted memory" in table.stderr and "predicted time" in table.stderr and "1 invalid_json" in table.stderr

@@ -14,6 +14,25 @@ import pytest
 from conftest import Stellar
 
 LINES = 20_000
+STRUCTURES = [
+    '"schema": {"type": "boolean"}',
+    '"schema": {"enum": ["星", 1, null]}',
+    '"schema": {"$ref": "#"}',
+    '"schema": {"$ref": "https://example.org/s"}',
+    '"schema": {"type": "string", "pattern": "(a*)*b"}',
+    '"schema": {"items": {"items": {}}, "x": ' + "[" * 500 + "]" * 500 + "}",
+    '"schema": {"type": "object", "properties": {"a": {"not": {}}}}',
+    '"grammar": "root ::= [a-z]*"',
+    '"grammar": "root ::= root"',
+    '"grammar": "root ::= ' + "(" * 5000 + '"',
+    '"grammar": "root ::= ((\\"a\\"{2000}){2000}){2000}"',
+    '"grammar": "\\u0000"',
+    '"logit_bias": {"7": 100, "8": -100}',
+    '"logit_bias": {"999999": 1}',
+    '"logprobs": 2',
+    '"mirostat": 2, "mirostat_tau": 0.1',
+    '"xtc_probability": 1, "dry_multiplier": 3, "presence_penalty": -2',
+]
 
 
 def _text(rng: random.Random) -> str:
@@ -50,10 +69,12 @@ def _json_line(rng: random.Random) -> bytes:
         lambda: '"' + "x" * rng.choice([10, 3000]) + '"',
     ]
     names = ["prompt", "prompt", "prompt", "messages", "instruction", "input", "id", "system", "max_tokens", "stop"]
-    names += ["temperature", "seed", "lora", "top_k", "promt", "\0", ""]
+    names += ["temperature", "seed", "lora", "top_k", "promt", "\0", "", "schema", "grammar", "logit_bias", "logprobs"]
     fields = [f"{json.dumps(rng.choice(names))}: {rng.choice(values)()}" for _ in range(rng.randrange(1, 4))]
     if rng.random() < 0.5:
         fields = [f'"prompt": {json.dumps(_text(rng))}', *rng.sample(['"seed": 1', '"id": "x"', '"prompt": "b"'], 2)]
+    if rng.random() < 0.02:
+        fields.append(rng.choice(STRUCTURES))
     return ("{" + ", ".join(fields) + "}").encode("utf-8", "surrogatepass")
 
 
@@ -107,8 +128,19 @@ def test_killed_at_any_moment_every_line_comes_once(stellar: Stellar, spm_model:
     rng = random.Random(5)
     out, count = tmp_path / "out", 6000
     (tmp_path / "in").write_text("".join(f'{{"prompt": "line", "id": "n{number}"}}\n' for number in range(count)))
-    files = ("--in", tmp_path / "in", "--out", out)
-    arguments = ("batch", spm_model, *files, "--resume", "--max-tokens", 1, "--threads", 1)
+    arguments = (
+        "batch",
+        spm_model,
+        "--in",
+        tmp_path / "in",
+        "--out",
+        out,
+        "--resume",
+        "--max-tokens",
+        1,
+        "--threads",
+        1,
+    )
     grown = 0
     for number in range(20):
         process = stellar.start(*arguments, *(["--unordered"] if number % 2 else []))
