@@ -59,12 +59,21 @@ def _parse_adapters(texts: Sequence[str]) -> dict[str, tuple[Path, float]]:
 class Runtime:
     """A loaded model with an engine that runs `parallel` requests at once. Close it, or use it as a context manager.
 
+    They share the context; with `per_request` each has that many tokens of its own instead.
+
     `sampling` holds the model's own defaults of sampling options by name, `adapters` the scales of the --lora adapters
     by their files' stems, `notes` what the user should be told about choices made while opening. Raises ModelError,
     UsageError.
     """
 
-    def __init__(self, path: Path, options: RuntimeOptions, parallel: int = 1, deterministic: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: RuntimeOptions,
+        parallel: int = 1,
+        deterministic: bool = False,
+        per_request: int | None = None,
+    ) -> None:
         self.notes: list[str] = []
         chosen = load_template(options.template) if options.template else None  # before the slow part
         adapters = _parse_adapters(options.lora)
@@ -76,18 +85,30 @@ class Runtime:
             self._loaded = {name: Adapter(self.model, file) for name, (file, _) in adapters.items()}
             self.adapters = {name: scale for name, (_, scale) in adapters.items()}
             self._structures = Structures(self.model)
-            trained = self.model.n_ctx_train
-            size = options.ctx or min(DEFAULT_CONTEXT, trained)
-            if parallel == 1 and size > trained:
-                self.notes.append(f"the context of {size} exceeds the {trained} tokens this model was trained on")
-            sequences = 1 if deterministic or parallel == 1 else parallel + KEPT_PREFIXES
-            context = Context(self.model, size, sequences, threads=options.threads or 0, kv_type=options.kv)
-            # Several requests share the context; one alone may fill it, but not beyond what the model was trained on.
-            longest = None if parallel == 1 else trained
-            self.engine = Engine(context, parallel, deterministic, longest)
+            self.engine = self._engine(options, parallel, deterministic, per_request)
         except BaseException:
             self.model.close()
             raise
+
+    def _engine(self, options: RuntimeOptions, parallel: int, deterministic: bool, per_request: int | None) -> Engine:
+        trained = self.model.n_ctx_train
+        size = options.ctx or min(DEFAULT_CONTEXT, trained)
+        sequences = 1 if deterministic or parallel == 1 else parallel + KEPT_PREFIXES
+        if per_request:  # idle sequences would take memory that no other can use
+            size, sequences = per_request * parallel, parallel
+        if parallel == 1 and size > trained:
+            self.notes.append(f"the context of {size} exceeds the {trained} tokens this model was trained on")
+        context = Context(
+            self.model,
+            size,
+            sequences,
+            threads=options.threads or 0,
+            kv_type=options.kv,
+            unified=per_request is None,
+        )
+        # Several requests share the context; one alone may fill it, but not beyond what the model was trained on.
+        longest = min(per_request or trained, trained) if parallel > 1 else per_request
+        return Engine(context, parallel, deterministic, longest)
 
     def _fallback(self) -> Renderer:
         self.notes.append(f"this model brings no chat template; using {FALLBACK_TEMPLATE} (choose with --template)")

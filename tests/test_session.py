@@ -118,6 +118,18 @@ def test_context_defaults_to_the_model_s_own(spm_model: Path) -> None:
         assert "exceeds the 512 tokens" in runtime.notes[0]
 
 
+def test_requests_share_the_context_or_have_one_each(spm_model: Path) -> None:
+    with Runtime(spm_model, RuntimeOptions(ctx=1024), parallel=3) as runtime:
+        assert (runtime.engine.context.capacity, runtime.engine.longest, runtime.notes) == (1024, 512, [])
+    with Runtime(spm_model, RuntimeOptions(), parallel=3, per_request=300) as runtime:
+        engine = runtime.engine
+        assert (engine.context.unified, engine.context.capacity, engine.longest) == (False, 512, 300)
+        streams = [engine.submit(runtime.request([Turn("x" * size)], GREEDY)) for size in (1, 50, 90)]
+        assert all(stream.answer.usage.completion_tokens for stream in streams)
+        with pytest.raises(RequestError, match="the context holds 300"):
+            engine.submit(runtime.request([Turn("x" * 300)], GREEDY))
+
+
 def test_a_template_for_another_vocabulary_is_refused(spm_model: Path) -> None:
     with (
         Runtime(spm_model, RuntimeOptions(template="bayling-llama-3")) as runtime,
