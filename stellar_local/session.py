@@ -13,7 +13,7 @@ from typing import Any
 
 from .chat_template import ChatTemplate
 from .config import RuntimeOptions, SamplingOptions, model_defaults
-from .engine import Answer, Engine, Request, Stream, Structures
+from .engine import Answer, Engine, Grammar, Request, Stream, Structures
 from .errors import RequestError, UsageError
 from .native.adapter import Adapter
 from .native.context import Context
@@ -147,19 +147,20 @@ class Runtime:
         """
         texts = tuple(part.text for part in self.template.stop if isinstance(part, Text))
         named = (self.special(part.token) for part in self.template.stop if isinstance(part, Special))
-        structure = None
-        if schema is not None:
-            structure = self._structures.schema(schema)
-        elif grammar is not None:
-            structure = self._structures.gbnf(grammar)
         return Request(
             tokens=self.tokens(turns, system),
             sampling=replace(sampling, stop=sampling.stop + texts),
             stop_tokens=frozenset(token for token in named if token is not None),
             replace=self.template.identity,
-            grammar=structure,
+            grammar=self.structure(schema, grammar),
             adapters=self._named(self.adapters if lora is None else lora),
         )
+
+    def structure(self, schema: dict[str, Any] | bool | None, grammar: str | None) -> Grammar | None:
+        """What answers under a JSON schema or a GBNF text must look like, None for neither. Raises RequestError."""
+        if schema is not None:
+            return self._structures.schema(schema)
+        return None if grammar is None else self._structures.gbnf(grammar)
 
     def _named(self, scales: Mapping[str, float]) -> tuple[tuple[Adapter, float], ...]:
         if unknown := sorted(set(scales) - set(self._loaded)):

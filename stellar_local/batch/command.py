@@ -15,7 +15,7 @@ import click
 
 from ..config import RuntimeOptions, SamplingOptions, read_config, resolve
 from ..console import say, warn
-from ..errors import ExitCode, UsageError
+from ..errors import ExitCode, RequestError, UsageError
 from ..files import read_text
 from ..flags import model_argument, open_runtime, options_of, system_option, verbose_option
 from .fields import Defaults, Item
@@ -206,6 +206,11 @@ def _open(settings: Settings, model: Path, flags: dict[str, Any], verbose: bool)
         deterministic=settings.deterministic,
         per_request=settings.per_request,
     )
+    try:
+        runtime.structure(settings.defaults.schema, settings.defaults.grammar)
+    except RequestError as error:
+        runtime.close()
+        raise UsageError(error.message, error.hint or "mend it, or leave it out") from error
     return runtime, replace(settings.defaults, sampling=sampling, adapters=runtime.adapters)
 
 
