@@ -29,7 +29,7 @@ STAR = {
 def ask(stellar: Stellar, model: Path, count: int, *options: object) -> list[dict[str, object]]:
     """Random prompts in both languages, and the records that answer them."""
     rng = random.Random(count)
-    words = "star galaxy moon light year the a of 恒星 星系 月球 光年 为什么 什么".split()
+    words = ["star", "galaxy", "moon", "light", "year", "a", "of", "恒星", "星系", "月球", "光年", "为什么", "什么"]
     lines = [json.dumps({"prompt": " ".join(rng.choices(words, k=rng.randrange(1, 9)))}) for _ in range(count)]
     done = stellar("batch", model, "--threads", 1, "--seed", 7, *options, input="\n".join(lines), timeout=300)
     assert "Traceback" not in done.stderr
