@@ -90,7 +90,7 @@ def stellar() -> None:
 @click.option("--prompt", metavar="TEXT", help="Answer this one message on stdout and leave.")
 @system_option
 @options_of(RuntimeOptions)
-@options_of(SamplingOptions)
+@options_of(SamplingOptions, without=["logprobs"])  # which only a record can show
 @verbose_option
 def chat(model: Path, prompt: str | None, system: str | None, verbose: bool, **flags: Any) -> None:
     """Talk with MODEL, a .gguf file or a folder made by `stellar convert`.

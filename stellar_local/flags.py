@@ -17,12 +17,12 @@ from .config import RuntimeOptions, SamplingOptions, read_config, resolve, specs
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def options_of(kind: type[Any], only: Sequence[str] = ()) -> Callable[[Function], Function]:
+def options_of(kind: type[Any], without: Sequence[str] = ()) -> Callable[[Function], Function]:
     """A decorator that adds an options class's flags to a command; their values are checked by `resolve`."""
 
     def decorate(function: Function) -> Function:
         for name, (item, spec) in reversed(specs(kind).items()):
-            if only and name not in only:
+            if name in without:
                 continue
             known = item.default is not None and item.default != ()
             first = "the model's, or " if spec.key else ""

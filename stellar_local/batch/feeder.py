@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from .fields import Item
 
 _BATCH = 64  # items handed over at once, at most
+_BYTES = 1 << 20  # of input, after which they are handed over all the same: lines may be long
 _BATCHES = 3  # handed over and not taken yet, at most
 
 
@@ -55,7 +56,7 @@ class Feeder:
         try:
             for item in self._items(self._flush):
                 self._batch.append(item)
-                if len(self._batch) >= _BATCH:
+                if len(self._batch) >= _BATCH or item.end - self._batch[0].end > _BYTES:
                     self._flush()
                 if self._stopped:
                     return

@@ -34,6 +34,7 @@ class Job:
         self.cached = 0
         self.failures, self.doubtful = 0, False  # decode calls that failed under it; whether the last one did
         self.sequence = -1  # the sequence it runs in; -1 while it waits
+        self.awaits: tuple[Job, int] | None = None  # who computes a prefix that it waits for, and of what length
         sampling = request.sampling
         # A document ends where its grammar does; a stop text within it would cut it.
         stop = () if request.grammar and request.grammar.document else sampling.stop

@@ -44,6 +44,7 @@ class Scheduler:
         self._clock = 0
         self._usual = float(_FIRST_GUESS)
         self._overtaken = 0
+        self._blocked = False  # the next job has been found not to fit, and nothing has ended since
         self._alignment = min(ALIGNMENT, context.n_batch)
 
     def add(self, job: Job) -> None:
@@ -111,6 +112,7 @@ class Scheduler:
             self.memory.truncate(job.sequence, kept)
         self._touch(job.sequence)
         job.sequence = -1
+        self._blocked = False
 
     def _touch(self, sequence: int) -> None:
         self._clock += 1
@@ -195,7 +197,7 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Start waiting jobs, oldest first. Those that must wait for a prefix, or for other adapters, are passed by."""
-        if not self.waiting or len(self.running) >= self._lanes():
+        if not self.waiting or len(self.running) >= self._lanes() or (self._blocked and self.running):
             return
         self._choose_adapters()
         for job in list(islice(self.waiting, 2 * self.parallel)):
@@ -205,10 +207,14 @@ class Scheduler:
                 if self._overtaken >= 4 * self.parallel:
                     return  # let the running ones end, so that these get their turn
                 continue
+            if job.awaits and self._computes(*job.awaits):
+                continue
             source, shared = self._longest_prefix(job)
-            if self._is_coming(job, shared):
+            job.awaits = self._coming(job, shared)
+            if job.awaits:
                 continue
             if self.running and not self._fits(job, shared, source):
+                self._blocked = True
                 return
             self._overtaken = 0 if job is self.waiting[0] else self._overtaken + 1
             self.waiting.remove(job)
@@ -237,14 +243,18 @@ class Scheduler:
                     best, source = shared, sequence
         return source, best
 
-    def _is_coming(self, job: Job, shared: int) -> bool:
-        """Whether a running job is about to compute a much longer common prefix."""
+    def _computes(self, other: Job, length: int) -> bool:
+        """Whether a job is running and has not yet computed its first `length` tokens."""
+        return other.sequence >= 0 and len(self.memory.tokens[other.sequence]) < length
+
+    def _coming(self, job: Job, shared: int) -> tuple[Job, int] | None:
+        """A running job that is about to compute a longer common prefix, and that prefix's length."""
         for other in self.running:
-            if len(self.memory.tokens[other.sequence]) < len(other.request.tokens):
+            if self._computes(other, len(other.request.tokens)) and other.adapters == job.adapters:
                 common = min(shared_length(other.tokens, job.tokens), len(job.tokens) - 1)
                 if common >= shared + _WORTH_WAITING:
-                    return True
-        return False
+                    return other, common
+        return None
 
     def _expected(self, job: Job) -> int:
         """Cells that a job's answer will probably still need: as many as answers usually have, and some."""
