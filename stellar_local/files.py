@@ -77,13 +77,11 @@ def exclusive(lock: Path, what: Path) -> Iterator[None]:
 
 def regular_target(path: Path) -> Path:
     """Where writing to `path` ends up: a symbolic link is followed. Raises StellarError for what is no regular file."""
-    if path.is_symlink():
-        path = Path(os.path.realpath(path))
     if path.is_dir():
         raise explain(IsADirectoryError(21, "Is a directory"), path, "write")
-    if path.exists() and not path.is_file():
+    if path.exists() and not path.is_file():  # asked before a link is followed: /dev/stdout leads to no path
         raise StellarError(f"cannot write {path}: it is a device or a pipe", "give the path of a file")
-    return path
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, Stellar
@@ -17,6 +19,7 @@ from stellar_local.cli import _MOUNTED
 
 READMES = ["README.md", "README.zh.md"]
 GUIDES = ["docs/stellarspeak.md", "docs/stellarspeak.zh.md"]
+BATCH = ["docs/batch.md", "docs/batch.zh.md"]
 PYTHON = ["docs/python.md", "docs/python.zh.md"]
 
 
@@ -46,7 +49,7 @@ def test_every_command_has_help_with_an_example(name: str, stellar: Stellar) -> 
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("pages", [READMES, GUIDES], ids=["readme", "guide"])
+@pytest.mark.parametrize("pages", [READMES, GUIDES, BATCH], ids=["readme", "guide", "batch"])
 def test_both_languages_show_the_same_commands(pages: list[str]) -> None:
     english, chinese = map(fenced, pages)
     assert english == chinese
@@ -76,14 +79,19 @@ def test_readme_commands_work(tmp_path: Path, spm_base: Path, spm_folder: Path) 
 def run_all(lines: list[str], folder: Path) -> None:
     """Run a page's `stellar` commands in a folder, as its reader would."""
     scripts = folder / "bin"
-    scripts.mkdir()
+    scripts.mkdir(exist_ok=True)
     (scripts / "stellar").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m stellar_local.cli "$@"\n')
     (scripts / "stellar").chmod(0o755)
     env = {**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     for line in lines:
         if not line.startswith("make "):
             done = subprocess.run(
-                ["bash", "-c", line], cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True
+                ["bash", "-o", "pipefail", "-c", line],
+                cwd=folder,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
             )
             assert done.returncode == 0, f"{line}\n{done.stderr}"
 
@@ -95,6 +103,54 @@ def test_guide_commands_work(tmp_path: Path, spm_base: Path) -> None:
     run_all(fenced(GUIDES[0]), tmp_path)
     made = {path.name for path in tmp_path.iterdir()}
     assert {"stellarspeak-13b", "stellarspeak-13b-half", "stellarspeak-13b-hf", "stellarspeak-lora.gguf"} <= made
+
+
+@pytest.fixture(scope="module")
+def batch_guide(tmp_path_factory: pytest.TempPathFactory, spm_base: Path, spm_folder: Path) -> Path:
+    """A folder in which the batch guide's commands were run, save those with jq, on tiny models in the demo's place."""
+    folder = tmp_path_factory.mktemp("guide")
+    shutil.copytree(spm_folder, folder / "demo" / "model")
+    shutil.copytree(spm_base, folder / "demo" / "base")
+    write_adapter(spm_base, folder / "demo" / "adapter")
+    run_all([line for line in fenced(BATCH[0]) if "jq " not in line], folder)
+    return folder
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_batch_guide_commands_work(batch_guide: Path) -> None:
+    assert [record["id"] for record in records(batch_guide / "answers.jsonl")] == ["q1", "q2", "q3", "q4"]
+    assert all("text" in record for record in records(batch_guide / "mixed-answers.jsonl"))
+    documents = [json.loads(record["text"]) for record in records(batch_guide / "objects.jsonl")]
+    assert len(documents) == 3
+    assert all(document["kind"] in ("star", "planet", "galaxy") for document in documents)
+    for number, indexes in ((1, [0, 2]), (2, [1, 3])):
+        assert [record["index"] for record in records(batch_guide / f"part-{number}.jsonl")] == indexes
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+def test_batch_guide_pipes_work(batch_guide: Path) -> None:
+    merged = batch_guide / "all.jsonl"
+    ran = 0
+    for line in fenced(BATCH[0]):
+        if "jq " in line:
+            run_all([line], batch_guide)
+            ran += 1
+        if line.endswith(f"> {merged.name}"):
+            assert [record["id"] for record in records(merged)] == ["q1", "q2", "q3", "q4"]
+            merged.unlink()
+    assert ran > 5
+
+
+@pytest.mark.parametrize("page", BATCH)
+def test_batch_guide_lists_every_kind_of_error(page: str) -> None:
+    """Its table against the names in the source; "error" is what has no name of its own."""
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / page).read_text("utf-8").partition("`error.type`")[2], re.MULTILINE)
+    sources = "".join(path.read_text("utf-8") for path in (ROOT / "stellar_local").rglob("*.py"))
+    kinds = set(re.findall(r'(?:RequestError\(\s*|kind = )"(\w{2,})"', sources))
+    assert set(re.findall(r"`(\w+)`", "".join(rows))) == {"error", *kinds}
 
 
 def test_python_examples_work(tmp_path: Path, spm_model: Path) -> None:
@@ -116,7 +172,9 @@ def test_python_examples_work(tmp_path: Path, spm_model: Path) -> None:
         assert done.stdout.strip()
 
 
-@pytest.mark.parametrize("page", [*READMES, *GUIDES, *PYTHON, "CONTRIBUTING.md", "templates/README.md", "docs/cli.md"])
+@pytest.mark.parametrize(
+    "page", [*READMES, *GUIDES, *BATCH, *PYTHON, "CONTRIBUTING.md", "templates/README.md", "docs/cli.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):

@@ -180,7 +180,7 @@ def _settings(system: str | None, flags: Mapping[str, Any]) -> Settings:
 
 
 def _shard(text: str | None) -> Shard:
-    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text or "1/1", re.ASCII)
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", "1/1" if text is None else text, re.ASCII)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise UsageError(f"--shard must be I/N with I from 1 to N, not {text!r}", "the second of four is 2/4")
     return Shard(int(found[1]), int(found[2]))
@@ -242,8 +242,10 @@ def _run(settings: Settings, opened: Callable[[], tuple[Runtime, Defaults]]) -> 
         code = _answer(settings, runtime, defaults, writer.write, done, summary, progress)
     if done and code is None and done.count > summary.skipped:
         warn(f"{settings.out} has {done.count - summary.skipped} lines that this input lacks")
+    if done:
+        summary.failed_before = done.failed
     _tell(settings, summary, code)
-    return code or (ExitCode.FAILED if summary.failed else ExitCode.DONE)
+    return code or (ExitCode.FAILED if summary.failed or summary.failed_before else ExitCode.DONE)
 
 
 def _answer(
@@ -263,6 +265,7 @@ def _answer(
     def items(waiting: Callable[[], None]) -> Iterator[Item]:
         for item in settings.source.items(defaults, waiting):
             if done is not None and done.has(item):
+                done.differs(item, lambda one: len(render(one).tokens))
                 summary.skipped += 1
                 progress.skip(item.end)
             else:
@@ -278,8 +281,9 @@ def _answer(
         if lines:
             say(f"finishing {lines} line{'s' if lines > 1 else ''}; press Ctrl-C again to stop at once")
 
+    render = Renderer(runtime)
     runner = Runner(
-        Renderer(runtime),
+        render,
         runtime.engine.submit,
         write,
         progress.tick,

@@ -146,7 +146,7 @@ def probe(runtime: Runtime, parallel: int) -> Speed:
     """Measure this model here: distinct prompts of 64 tokens at once, then 16 steps after the same prompts."""
     engine, vocabulary = runtime.engine, runtime.model.n_vocab
     numbers = random.Random(0)
-    size = max(1, min(_PROMPT, (engine.context.n_ctx - _STEPS) // 2))
+    size = max(1, min(_PROMPT, (engine.longest - _STEPS) // 2))
     prompts = [tuple(numbers.randrange(vocabulary) for _ in range(size)) for _ in range(parallel)]
 
     def run(prompts: list[tuple[int, ...]], tokens: int) -> tuple[int, float]:

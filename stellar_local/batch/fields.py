@@ -125,7 +125,8 @@ def _content(data: Mapping[str, Any], defaults: Defaults) -> tuple[tuple[Turn, .
 
 
 def _sampling(data: Mapping[str, Any], defaults: Defaults) -> SamplingOptions:
-    changed = {name: _SAMPLING[name].check(value, name) for name, value in data.items() if name in _SAMPLING}
+    said = {name: value for name, value in data.items() if name in _SAMPLING and value is not None}
+    changed = {name: _SAMPLING[name].check(value, name) for name, value in said.items()}
     return replace(defaults.sampling, **changed) if changed else defaults.sampling
 
 

@@ -32,6 +32,6 @@ class Renderer:
                 "context_length_exceeded",
                 f"the prompt has {size} characters, more than the {self._runtime.engine.longest} tokens of the "
                 "context can hold",
-                "shorten it or give a larger --ctx",
+                "shorten it, or allow more (--ctx, --per-request)",
             )
         return self._runtime.request(item.turns, item.sampling, item.system, **item.extra)

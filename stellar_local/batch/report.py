@@ -14,10 +14,12 @@ _PLAIN = 10.0  # … and between two lines in a log
 
 
 class Summary:
-    """What a batch came to, counted record by record. `skipped` lines were in the output file already."""
+    """What a batch came to, counted record by record. `skipped` lines were in the output file already, of which
+    `failed_before` as errors.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.answered = self.failed = self.skipped = 0
+        self.answered = self.failed = self.skipped = self.failed_before = 0
         self.prompt_tokens = self.cached_tokens = self.completion_tokens = 0
         self.errors: Counter[str] = Counter()
         self._clock, self._began = clock, clock()
@@ -50,6 +52,7 @@ class Summary:
             "answered": self.answered,
             "failed": self.failed,
             "skipped": self.skipped,
+            "failed_before": self.failed_before,
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
             "completion_tokens": self.completion_tokens,
@@ -61,6 +64,8 @@ class Summary:
     def sentence(self) -> str:
         """As a line for people."""
         skipped = f", {self.skipped} skipped" if self.skipped else ""
+        if self.failed_before:
+            skipped += f" ({self.failed_before} of them had failed: --retry-errors runs them again)"
         return (
             f"{self.answered} answered, {self.failed} failed{skipped}, "
             f"{self.prompt_tokens} prompt and {self.completion_tokens} completion tokens, "

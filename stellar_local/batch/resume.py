@@ -8,9 +8,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import zlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,25 +26,43 @@ from .reader import Shard
 
 _BEGINNING = b'{"id": '  # of each of our lines, and so of one that was cut
 _MOST_LINES = 1 << 28
+_COMPARED = 16  # answers whose prompts are compared with the input's
 
 
 class Done:
-    """Which lines of the input a file has already: a checksum of each one's id by its index."""
+    """Which lines of the input a file has already: a checksum of each one's id by its index.
+
+    Of the first answers it knows the prompts' tokens: `differs` tells another input by them where ids are line numbers.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path, self._marks = path, array("I")
-        self.count = 0
+        self._prompts: dict[int, int] = {}
+        self.count = self.failed = 0
 
-    def add(self, index: int, id: Identifier) -> bool:
-        """Note a line; False if it is there already."""
+    def add(self, record: Mapping[str, Any]) -> bool:
+        """Note a record; False if its line is there already."""
+        index = record["index"]
         if index >= len(self._marks):
             room = max(index + 1, 2 * len(self._marks))
             self._marks.frombytes(bytes(4 * (room - len(self._marks))))
         if self._marks[index]:
             return False
-        self._marks[index] = _mark(id)
+        self._marks[index] = _mark(record["id"])
         self.count += 1
+        self.failed += "error" in record
+        if len(self._prompts) < _COMPARED and isinstance(size := _prompt_tokens(record), int):
+            self._prompts[index] = size
         return True
+
+    def differs(self, item: Item, tokens: Callable[[Item], int]) -> None:
+        """Raise StellarError if this line, which the file has, does not come to as many `tokens` as it did then."""
+        size = self._prompts.pop(item.index, None)
+        if size is not None and not item.error and tokens(item) != size:
+            raise StellarError(
+                f"{self._path} was made from another input: line {item.index + 1} has a prompt of another length",
+                "give the input, model, template and system line it was made with, or another name with --out",
+            )
 
     def has(self, item: Item) -> bool:
         """Whether the file has this line. Raises StellarError if it has another id there."""
@@ -68,6 +87,11 @@ class Done:
             f"{self._path} was made from another input: it has {self.count} lines that this one lacks",
             "give the input it was made from, or another name with --out",
         )
+
+
+def _prompt_tokens(record: Mapping[str, Any]) -> Any:
+    usage = record.get("usage")
+    return usage.get("prompt_tokens") if isinstance(usage, dict) else None
 
 
 def _mark(id: Identifier) -> int:
@@ -118,7 +142,7 @@ def out_file(
     Raises StellarError.
     """
     path = regular_target(path)
-    with exclusive(path.with_name(path.name + ".lock"), path):
+    with exclusive(path.with_name(f".{path.name}.stellar-lock"), path):
         done, existed = Done(path), path.exists()
         try:
             if existed:
@@ -170,7 +194,7 @@ def _scan(path: Path, shard: Shard, done: Done, retry: bool) -> _Found:
                 )
             if retry and "error" in record:
                 found.errors += 1
-            elif not done.add(record["index"], record["id"]):
+            elif not done.add(record):
                 raise StellarError(
                     f"{path} has line {record['index'] + 1} of the input twice (again on its own line {number})",
                     "remove one of them, or choose another name with --out",
@@ -218,6 +242,7 @@ def _mend(path: Path, found: _Found, retry: bool) -> None:
                     break
                 if "error" not in json.loads(line):
                     new.write(line)
+            shutil.copymode(path, temporary)
         say(f"{path}: {found.errors} errors are tried again")
     elif found.cut:
         os.truncate(path, found.whole)

@@ -164,7 +164,9 @@ def _item(
         name: cell for name, cell in row.items() if cell and name in KNOWN and name not in _NOT_IN_TABLES
     }
     if template:
-        data = {name: value for name, value in data.items() if name not in (*CONTENT, "input")}
+        # A column that the prompt is made of is text, whatever option has its name: temperature, say.
+        taken = {*CONTENT, "input", *template.columns} - {"id"}
+        data = {name: value for name, value in data.items() if name not in taken}
         data["prompt"] = template.fill(row)
     elif not {"prompt", "instruction"} & data.keys():
         data["prompt"] = ""

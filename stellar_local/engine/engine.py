@@ -112,7 +112,7 @@ class Engine:
             raise RequestError(
                 "context_length_exceeded",
                 f"the prompt has {size} tokens, the context holds {room}",
-                "shorten it or give a larger --ctx",
+                "shorten it, or allow more (--ctx, --per-request)",
             )
         stream = Stream(self, on_end)
         limit = min(request.sampling.max_tokens or room, room - size)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
+from ..files import require_file
 from .header import read_header
 from .library import api, complaints, deferred_interrupt
 from .model import Model
@@ -20,7 +21,7 @@ class Adapter:
     """
 
     def __init__(self, model: Model, path: Path) -> None:
-        self.path = path
+        self.path = require_file(path, "adapter", "check the path given with --lora")
         header = read_header(path, whole=True)
         kind = header.metadata.get("general.type"), header.metadata.get("adapter.type")
         if kind != ("adapter", "lora"):

@@ -32,6 +32,7 @@ def test_summary_counts_what_was_written() -> None:
         "answered": 2,
         "failed": 3,
         "skipped": 4,
+        "failed_before": 0,
         "prompt_tokens": 14,
         "cached_tokens": 4,
         "completion_tokens": 30,
@@ -42,6 +43,8 @@ def test_summary_counts_what_was_written() -> None:
     assert summary.sentence() == (
         "2 answered, 3 failed, 4 skipped, 14 prompt and 30 completion tokens, 15.0 tokens/s in 2.0 s"
     )
+    summary.failed_before = 1
+    assert "4 skipped (1 of them had failed: --retry-errors runs them again), 14" in summary.sentence()
 
 
 def test_a_log_gets_a_line_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:

@@ -135,6 +135,32 @@ def test_another_input_s_file_is_refused_and_kept(tmp_path: Path) -> None:
     assert path.read_text() == record(0) + record(1, id="a")
 
 
+def test_another_input_without_ids_is_told_by_its_prompts(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_text(record(0, text="a", usage={"prompt_tokens": 5}) + error(1) + record(2, text="b", usage={}))
+    with out_file(path, Shard(), accept, resume=True) as (_, done):
+        assert (done.count, done.failed) == (3, 1)
+        for index in (1, 2, 3):  # nothing is known of these
+            done.differs(Item(index, index), lambda item: 99)
+        done.differs(Item(0, 0), lambda item: 5)
+    with (
+        pytest.raises(StellarError, match="made from another input: line 1 has a prompt of another length"),
+        out_file(path, Shard(), accept, resume=True) as (_, done),
+    ):
+        done.differs(Item(0, 0), lambda item: 6)
+
+
+def test_files_of_others_beside_it_are_left_alone(tmp_path: Path) -> None:
+    path, other = tmp_path / "poetry", tmp_path / "poetry.lock"
+    other.write_text("mine")
+    path.write_text(record(0) + error(1))
+    path.chmod(0o600)
+    assert resumed(path, retry=True) == {0}
+    assert other.read_text() == "mine"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["poetry", "poetry.lock"]
+
+
 def test_errors_are_tried_again_when_asked(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_text(record(0) + error(1) + record(2) + error(3) + record(4)[:8])
@@ -188,7 +214,7 @@ def test_a_line_that_does_not_fit_on_the_disk_is_taken_back(tmp_path: Path, monk
 def test_a_million_lines_take_little_memory(tmp_path: Path) -> None:
     done = Done(tmp_path)
     for index in range(1_000_000):
-        done.add(index, index)
+        done.add({"id": index, "index": index, "text": ""})
     assert done.count == 1_000_000
     assert done._marks.itemsize * len(done._marks) < 9 << 20
     assert done.has(Item(999_999, 999_999)) and not done.has(Item(1_000_000, 0))

@@ -57,6 +57,11 @@ def test_forms_of_a_json_line() -> None:
     assert items[3].turns == (Turn("e", "f"), Turn("g"))
 
 
+def test_null_is_as_if_a_field_were_not_there() -> None:
+    (item,) = read({"prompt": "a", "max_tokens": None, "seed": None, "temperature": None, "lora": None})
+    assert (item.error, item.sampling, item.extra) == (None, SamplingOptions(), {"lora": {}})
+
+
 USER = {"role": "user", "content": "x"}
 
 

@@ -55,6 +55,12 @@ def test_a_template_takes_the_place_of_the_content_columns_alone() -> None:
     assert item == Item(0, "x", (Turn("p/i"),), sampling=SamplingOptions(seed=4))
 
 
+def test_a_column_of_the_prompt_is_text_though_an_option_has_its_name() -> None:
+    one, two = read("id,temperature,top_k\nx,9602,3\ny,0.5,4\n", "{id}: {temperature} K")
+    assert (one.id, one.turns, one.sampling) == ("x", (Turn("x: 9602 K"),), SamplingOptions(top_k=3))
+    assert two.sampling == SamplingOptions(top_k=4)
+
+
 @pytest.mark.parametrize("template", ["{", "a } b", "{a{b}", "}}}"])
 def test_a_brace_alone_is_refused(template: str) -> None:
     with pytest.raises(UsageError, match="stands alone"):
