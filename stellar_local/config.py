@@ -31,6 +31,7 @@ class Spec:
     choices: tuple[str, ...] = ()
     words: Mapping[str, Any] = field(default_factory=dict)
     many: bool = False
+    most_items: int = 1 << 20
     metavar: str = ""
     key: str = ""
 
@@ -42,6 +43,8 @@ class Spec:
             items = [value] if isinstance(value, str) else value
             if not isinstance(items, (list, tuple)):
                 raise UsageError(f"{name} must be a list")
+            if len(items) > self.most_items:
+                raise UsageError(f"{name} may have {self.most_items} entries, not {len(items)}")
             return tuple(self._one(item, name) for item in items)
         return self._one(value, name)
 
@@ -274,7 +277,9 @@ class SamplingOptions:
     max_tokens: int | None = option(
         None, "Longest answer in tokens [default: what the context holds].", int, least=1, most=1 << 30, metavar="N"
     )
-    stop: tuple[str, ...] = option((), "End the answer at this text (may be repeated).", str, many=True, metavar="TEXT")
+    stop: tuple[str, ...] = option(
+        (), "End the answer at this text (may be repeated).", str, many=True, most_items=64, metavar="TEXT"
+    )
 
 
 Options = TypeVar("Options", RuntimeOptions, SamplingOptions)

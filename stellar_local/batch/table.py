@@ -18,6 +18,7 @@ from .fields import CONTENT, KNOWN, Defaults, Item, item_of_error, item_of_field
 from .lines import BOM, LONGEST, Line
 
 _NOT_IN_TABLES = frozenset({"messages"})
+_MOST_LINES = 2000  # of a record: where a quote is missing, each line up to there is read again as its own
 _LINE_COST = 100  # bytes that Python needs for a line besides its text
 _PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
@@ -85,7 +86,7 @@ class _Rows:
         if self._first:
             data, self._first = data.removeprefix(BOM), False
         self._size += len(data) + _LINE_COST
-        if self._size > LONGEST and len(self.record) > 1:
+        if len(self.record) > 1 and (self._size > LONGEST or len(self.record) > _MOST_LINES):
             raise csv.Error("unexpected end of data")
         # Bytes that are no UTF-8 become lone surrogates here, and an error when the record is whole.
         return data.decode("utf-8", "surrogateescape") + "\n"
@@ -123,7 +124,11 @@ def _explained(error: Exception, rows: _Rows) -> RequestError:
         return error
     if "unexpected end of data" in str(error):
         rows.rewind()
-        return RequestError("invalid_row", "a quoted field never ends", 'close it with ", or write "" for a quote')
+        return RequestError(
+            "invalid_row",
+            f"a quoted field never ends, or not within {_MOST_LINES:,} lines",
+            'close it with ", or write "" for a quote',
+        )
     size = len(rows.record)
     where = f" (the record spans {size} lines: is a quote missing?)" if size > 1 else ""
     return RequestError("invalid_row", f"the row cannot be read: {error}{where}")

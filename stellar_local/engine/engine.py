@@ -128,10 +128,12 @@ class Engine:
     def cancel(self, stream: Stream) -> None:
         """Cancel a stream's request, waiting or running; a finished one is left alone."""
         with self._wake:
-            if stream.job is None:
+            job = stream.job
+            if job is None:
                 return
             self._cancelled.append(stream)
-            self.context.abort()  # cuts short the decode that may be running; the others' part is run again
+            if job.sequence >= 0 and self._scheduler.abortable:
+                self.context.abort()  # cuts short the decode that may be running; the others' part is run again
             self._wake.notify()
 
     def _run(self) -> None:
@@ -153,7 +155,7 @@ class Engine:
                     scheduler.cancel(stream.job)
             try:
                 scheduler.step()
-            except Exception as error:  # the thread must live on, and the submitters must hear of it
+            except BaseException as error:  # the thread must live on, and the submitters must hear of it
                 scheduler.fail_all(error)
 
     def close(self) -> None:

@@ -68,17 +68,23 @@ class Job:
             self.cached, self._started = cached, time.monotonic()
             self._sampler.remember(self.request.tokens)
 
-    def take(self, logits: npt.NDArray[np.float32], best: int) -> FinishReason | None:
+    @property
+    def greedy(self) -> bool:
+        """Whether the next token is the likeliest, and nothing else is to be asked."""
+        return self._sampler is not None and self._sampler.greedy and self._constraint is None
+
+    def take(self, logits: npt.NDArray[np.float32], row: int, likeliest: int | None) -> FinishReason | None:
         """Choose the next token; returns the reason if that was the end. Raises RequestError if this request fails.
 
-        `logits` are of shape (n_vocab,), and `best` is the index of their maximum.
+        `logits` are of shape (rows, n_vocab), of which `row` is this request's; where it is greedy, `likeliest` may be
+        that row's best token.
         """
         assert self._sampler is not None
-        allowed = self._constraint.masked(logits) if self._constraint else logits
-        if self._sampler.greedy and allowed is logits and np.isfinite(logits[best]):
-            token = best
+        if likeliest is not None:
+            token = likeliest
         else:
-            token = self._sampler.sample(allowed)
+            own = logits[row]
+            token = self._sampler.sample(self._constraint.masked(own) if self._constraint else own)
         self._first = self._first or time.monotonic()
         if self._model.is_eog(token) or token in self.request.stop_tokens:
             return self._checked("stop")
@@ -87,7 +93,7 @@ class Job:
         self.tokens.append(token)
         piece = self._model.piece(token)
         if self.request.sampling.logprobs is not None:
-            self._note_logprob(logits, token, piece)
+            self._note_logprob(logits[row], token, piece)
         self._put(self._text.feed(piece))
         if self._text.stopped or (self._constraint and self._constraint.stopped):
             return self._checked("stop")

@@ -13,7 +13,10 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 
-from ..errors import RequestError, StellarError
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import StellarError
 from ..native.context import Chunk, Context, Decoded
 from .job import Job
 from .memory import Memory, shared_length
@@ -23,6 +26,20 @@ _WORTH_WAITING = 8  # tokens: for a shorter common prefix a request does not wai
 _FIRST_GUESS = 128  # tokens that an answer is thought to need before any has finished
 _MOST_FAILURES = 3  # decode calls that may fail under a request before it is given up
 ALIGNMENT = 128  # tokens: in deterministic mode prompts are computed, and kept, in chunks that end at multiples of it
+
+
+def best_tokens(logits: npt.NDArray[np.float32], rows: list[int]) -> dict[int, int]:
+    """The likeliest token of each of some rows of logits, by row; rows where that is no number are left out."""
+    if not rows:
+        return {}
+    chosen = logits if len(rows) == len(logits) else logits[rows]
+    tokens = chosen.argmax(axis=1)
+    sound = np.isfinite(chosen[np.arange(len(rows)), tokens])
+    return {row: token for row, token, good in zip(rows, tokens.tolist(), sound.tolist(), strict=True) if good}
+
+
+def _defect(error: BaseException) -> StellarError:
+    return StellarError(f"internal error: {type(error).__name__}: {error}", "please report it")
 
 
 class Scheduler:
@@ -38,6 +55,7 @@ class Scheduler:
         self.waiting: deque[Job] = deque()
         self.running: list[Job] = []  # oldest first
         self.computed = self.generated = 0  # tokens of prompts, tokens of answers
+        self.abortable = True  # whether a decode call may be cut short: not twice in a row, or none would ever end
         self._adapters: Adapters = ()
         self._left_by: list[Adapters] = [()] * context.sequences  # the adapters that a sequence was computed with
         self._used = [0] * context.sequences  # when a sequence was last used
@@ -55,6 +73,7 @@ class Scheduler:
         """End a job with what it has."""
         if job.sequence < 0:
             self.waiting.remove(job)
+            self._blocked = False
         else:
             self._leave(job)
         job.finish("cancelled")
@@ -74,6 +93,7 @@ class Scheduler:
         except StellarError as error:
             self._failed([job for job, _ in planned], error)
             return
+        self.abortable = outcome is not Decoded.ABORTED
         if outcome is Decoded.DONE:
             for job, chunk in planned:
                 self.memory.append(job.sequence, chunk.tokens)
@@ -89,13 +109,14 @@ class Scheduler:
 
     def _sample(self, jobs: list[Job]) -> None:
         logits = self.context.logits
-        best = logits.argmax(axis=1).tolist()
+        greedy = [row for row, job in enumerate(jobs) if job.greedy]
+        likeliest = best_tokens(logits, greedy)
         for row, job in enumerate(jobs):
             try:
-                reason = job.take(logits[row], best[row])
-            except RequestError as error:
+                reason = job.take(logits, row, likeliest.get(row))
+            except BaseException as error:  # a grammar's panic is no Exception; no other request may suffer from it
                 self._leave(job)
-                job.fail(error)
+                job.fail(error if isinstance(error, StellarError) else _defect(error))
                 continue
             self.generated += 1
             if reason:
@@ -158,6 +179,8 @@ class Scheduler:
             part = job.tokens[done : done + taken]
             planned.append((job, Chunk(job.sequence, done, part, int(taken == size))))
             room -= taken
+        # Where each sequence has a share of its own, llama.cpp takes those with neighbouring numbers at once.
+        planned.sort(key=lambda pair: pair[0].sequence)
         return planned
 
     def _has_room(self, planned: list[tuple[Job, Chunk]]) -> bool:
@@ -235,7 +258,8 @@ class Scheduler:
         best, source = 0, -1
         for sequence in sorted(range(self.context.sequences), key=lambda one: -self._used[one]):
             held = self.memory.tokens[sequence]
-            if len(held) > best and self._left_by[sequence] == job.adapters:
+            # To be longer, a prefix must have the token after the longest yet: most don't, which is quickly seen.
+            if len(held) > best and held[best] == job.tokens[best] and self._left_by[sequence] == job.adapters:
                 shared = min(shared_length(held, job.tokens), len(job.tokens) - 1)
                 if self.deterministic:
                     shared -= shared % self._alignment
@@ -277,10 +301,11 @@ class Scheduler:
     def _start(self, job: Job, source: int, shared: int) -> None:
         """Give a job a sequence with its prefix in it: the idle one whose loss will cost least to compute again."""
 
-        def loss(sequence: int) -> tuple[int, int]:
+        def loss(sequence: int) -> tuple[int, int, int]:
+            size = len(self.memory.tokens[sequence])
             if sequence == source:  # taken over, it keeps the prefix
-                return len(self.memory.tokens[sequence]) - shared, self._used[sequence]
-            return self.memory.releases(sequence), self._used[sequence]
+                return size - shared, self._used[sequence], sequence
+            return (self.memory.releases(sequence), self._used[sequence], sequence) if size else (0, 0, sequence)
 
         target = min(self._idle(), key=loss)
         if target == source or source < 0:

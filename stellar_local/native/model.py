@@ -67,6 +67,7 @@ class Model:
         self.eos: int | None = self._token_or_none(self._api.llama_vocab_eos(self.vocab))
         self._pieces: dict[int, bytes] = {}
         self._specials: dict[str, int | None] = {}
+        self._ends: dict[int, bool] = {}
 
     def _token_or_none(self, token: int) -> int | None:
         return token if 0 <= token < self.n_vocab else None  # LLAMA_TOKEN_NULL is -1
@@ -118,7 +119,10 @@ class Model:
 
     def is_eog(self, token: int) -> bool:
         """Whether a token ends generation (EOS, EOT and their kin)."""
-        return bool(self._api.llama_vocab_is_eog(self.vocab, token))
+        found = self._ends.get(token)  # asked for each token that is generated
+        if found is None:
+            found = self._ends[token] = bool(self._api.llama_vocab_is_eog(self.vocab, token))
+        return found
 
     def token_text(self, token: int | None) -> str:
         """A token's text as the vocabulary writes it (`</s>`); "" for None."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -136,6 +137,88 @@ def test_cancel_keeps_what_came(model: Model) -> None:
         assert engine.submit(Request(prompt, GREEDY)).answer.usage.completion_tokens > 0
         stream.cancel()  # a finished stream is left alone
         assert engine.submit(Request(prompt, GREEDY)).answer.finish_reason != "cancelled"
+
+
+def test_cancelling_again_and_again_does_not_keep_others_from_ending(model: Model) -> None:
+    """Each cancellation may cut a decode short; the one after that is left to end."""
+    with Engine(Context(model, 2048, sequences=2)) as engine:
+        long = engine.submit(Request((1, *(5 + at % 300 for at in range(1500))), SamplingOptions(max_tokens=1)))
+        deadline = time.monotonic() + 60
+        while long.job and time.monotonic() < deadline:
+            engine.submit(Request((1, 9), SamplingOptions(max_tokens=500))).cancel()
+        assert long.answer.usage.completion_tokens == 1
+
+
+def test_cancelling_who_holds_up_the_queue_lets_the_next_one_start(model: Model) -> None:
+    def job(number: int, tokens: int, limit: int) -> Job:
+        events[number] = []
+        request = Request((1, *range(3, 2 + tokens)), SamplingOptions(temperature=1, max_tokens=limit, seed=1))
+        return Job(model, request, limit, number, events[number].append)
+
+    events: dict[int, list[Event]] = {}
+    with Context(model, 256, sequences=3) as context:
+        scheduler = Scheduler(context, parallel=3)
+        jobs = [job(1, 60, 190), job(2, 200, 50), job(3, 5, 3)]
+        for one in jobs:
+            scheduler.add(one)
+        for _ in range(5):
+            scheduler.step()
+        assert [one.sequence >= 0 for one in jobs] == [True, False, False]  # the second does not fit yet
+        scheduler.cancel(jobs[1])
+        for _ in range(5):
+            scheduler.step()
+        assert isinstance(events[3][-1], Answer)
+        scheduler.fail_all(StellarError("over"))
+
+
+class Panic(BaseException):
+    """As what a panic in Rust becomes: no Exception."""
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), Panic("odd")])
+def test_what_goes_wrong_in_one_request_is_told_there_alone(
+    error: BaseException, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = Job.take
+
+    def failing(job: Job, logits: object, row: int, likeliest: int | None) -> object:
+        if job.request.tokens == PROMPTS[1]:
+            raise error
+        return take(job, logits, row, likeliest)  # type: ignore[arg-type]
+
+    def broken(scheduler: Scheduler) -> None:
+        raise error
+
+    monkeypatch.setattr(Job, "take", failing)
+    bad, good = engine.submit(Request(PROMPTS[1], GREEDY)), engine.submit(Request(PROMPTS[0], GREEDY))
+    with pytest.raises(StellarError, match=f"internal error: {type(error).__name__}: odd"):
+        _ = bad.answer
+    assert good.answer.tokens
+    monkeypatch.setattr(Scheduler, "_plan", broken)
+    with pytest.raises(type(error)):
+        _ = engine.submit(Request(PROMPTS[0], GREEDY)).answer
+    monkeypatch.undo()
+    assert engine.submit(Request(PROMPTS[0], GREEDY)).answer.tokens  # the engine lives
+
+
+def test_separate_sequences_are_decoded_in_the_order_of_their_numbers(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise llama.cpp runs them one after another, not at once."""
+    orders: list[list[int]] = []
+    with Engine(Context(model, 2048, sequences=8, unified=False)) as engine:
+        assert engine.submit(Request(PROMPTS[1], GREEDY)).answer  # so that the first sequence was used last
+        decode = engine.context.decode
+
+        def noting(chunks: list[Chunk]) -> Decoded:
+            orders.append([chunk.sequence for chunk in chunks])
+            return decode(chunks)
+
+        monkeypatch.setattr(engine.context, "decode", noting)
+        for stream in [engine.submit(Request((1, 20 + at, 9), GREEDY)) for at in range(8)]:
+            assert stream.answer
+    assert all(order == sorted(order) for order in orders)
+    assert list(range(8)) in orders
 
 
 def test_cancelling_one_leaves_the_others_right(model: Model, engine: Engine) -> None:
