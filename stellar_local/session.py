@@ -174,8 +174,10 @@ class Runtime:
 
     def close(self) -> None:
         """Stop the engine and free the model."""
-        self.engine.close()
-        self.model.close()
+        try:
+            self.engine.close()
+        finally:
+            self.model.close()
 
     def __enter__(self) -> Runtime:
         return self
@@ -207,7 +209,7 @@ class Conversation:
         message alone does not.
         """
         turns = [*self.turns, Turn(text)]
-        room = self.runtime.engine.context.n_ctx
+        room = self.runtime.engine.longest
         # A quarter of the context stays free for the answer, or less if less was asked for.
         wanted = min(self.sampling.max_tokens or room // 4, room // 4)
         self.dropped = 0

@@ -8,13 +8,14 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import TracebackType
 
 from ..errors import RequestError, StellarError, UsageError
 from ..native.context import Context
 from .job import Event, Job
 from .request import Answer, Request
-from .scheduler import Scheduler
+from .scheduler import Scheduler, told
 
 
 class Stream:
@@ -51,7 +52,8 @@ class Stream:
     @property
     def started(self) -> bool:
         """Whether the engine has begun to work on it."""
-        return self.job is None or self.job.started
+        job = self.job
+        return job is None or job.started
 
     def cancel(self) -> None:
         """Stop generating within one step; the answer then holds what came, with finish_reason "cancelled"."""
@@ -63,7 +65,8 @@ class Stream:
             self.job = None
         self._events.put(event)
         if self._on_end and not isinstance(event, str):
-            self._on_end(self)
+            with suppress(Exception):  # of the callback's; the engine's thread has others to serve
+                self._on_end(self)
 
 
 class Engine:
@@ -103,7 +106,7 @@ class Engine:
         sampling options name tokens that the model does not have.
 
         `on_end` is called with the stream, in the engine's thread, once its answer or failure is there; it must be
-        quick and must not raise.
+        quick, and what it raises is lost.
         """
         size, room = len(request.tokens), self.longest
         if not size:
@@ -114,14 +117,18 @@ class Engine:
                 f"the prompt has {size} tokens, the context holds {room}",
                 "shorten it, or allow more (--ctx, --per-request)",
             )
+        if min(request.tokens) < 0 or max(request.tokens) >= self.context.model.n_vocab:
+            raise RequestError("invalid_request", "the prompt has token ids that the model lacks", "tokenize it anew")
         stream = Stream(self, on_end)
         limit = min(request.sampling.max_tokens or room, room - size)
+        job = Job(self.context.model, request, limit, stream.put)
         with self._wake:
             if self._closing:
+                job.release()
                 raise StellarError("the engine is closed")
             self._count += 1
-            stream.job = Job(self.context.model, request, limit, self._count, stream.put)
-            self._new.append(stream.job)
+            job.number, stream.job = self._count, job
+            self._new.append(job)
             self._wake.notify()
         return stream
 
@@ -148,15 +155,15 @@ class Engine:
                 cancelled, self._cancelled = self._cancelled, []
                 if cancelled:
                     self.context.clear_abort()
-            for job in new:
-                scheduler.add(job)
-            for stream in cancelled:
-                if stream.job:  # it may have ended meanwhile
-                    scheduler.cancel(stream.job)
             try:
+                for job in new:
+                    scheduler.add(job)
+                for stream in cancelled:
+                    if stream.job:  # it may have ended meanwhile
+                        scheduler.cancel(stream.job)
                 scheduler.step()
             except BaseException as error:  # the thread must live on, and the submitters must hear of it
-                scheduler.fail_all(error)
+                scheduler.fail_all(told(error))
 
     def close(self) -> None:
         """Stop at once: unfinished requests fail, the context is freed. Safe to call twice."""

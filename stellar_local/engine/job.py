@@ -28,8 +28,9 @@ class Job:
     sampling options name what the model does not have.
     """
 
-    def __init__(self, model: Model, request: Request, limit: int, number: int, put: Callable[[Event], None]) -> None:
-        self._model, self.request, self.limit, self.number, self._deliver = model, request, limit, number, put
+    def __init__(self, model: Model, request: Request, limit: int, put: Callable[[Event], None]) -> None:
+        self._model, self.request, self.limit, self._deliver = model, request, limit, put
+        self.number = 0
         self.tokens = list(request.tokens)
         self.cached = 0
         self.failures, self.doubtful = 0, False  # decode calls that failed under it; whether the last one did

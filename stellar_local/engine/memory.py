@@ -76,4 +76,4 @@ class Memory:
         """Cells that would be free if the sequence were forgotten: what nobody else holds."""
         if not self._unified:
             return len(self.tokens[sequence])
-        return sum(self._users[cell] == 1 for cell in self._cells[sequence])
+        return list(map(self._users.__getitem__, self._cells[sequence])).count(1)

@@ -16,13 +16,14 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import StellarError
+from ..errors import RequestError, StellarError
 from ..native.context import Chunk, Context, Decoded
 from .job import Job
 from .memory import Memory, shared_length
 from .request import Adapters
 
 _WORTH_WAITING = 8  # tokens: for a shorter common prefix a request does not wait until another has computed it
+_WORTH_COPYING = 32  # of a sequence with memory of its own: a prefix of less than a 32nd is sooner computed again
 _FIRST_GUESS = 128  # tokens that an answer is thought to need before any has finished
 _MOST_FAILURES = 3  # decode calls that may fail under a request before it is given up
 ALIGNMENT = 128  # tokens: in deterministic mode prompts are computed, and kept, in chunks that end at multiples of it
@@ -38,8 +39,18 @@ def best_tokens(logits: npt.NDArray[np.float32], rows: list[int]) -> dict[int, i
     return {row: token for row, token, good in zip(rows, tokens.tolist(), sound.tolist(), strict=True) if good}
 
 
-def _defect(error: BaseException) -> StellarError:
-    return StellarError(f"internal error: {type(error).__name__}: {error}", "please report it")
+def told(error: BaseException) -> StellarError:
+    """An error as its request hears of it: a defect of ours is called one."""
+    if isinstance(error, StellarError):
+        return error
+    return RequestError("internal_error", f"internal error: {type(error).__name__}: {error}", "please report it")
+
+
+def _twin(error: StellarError) -> StellarError:
+    """The same error again: each is raised where its own stream is read, and gathers that place's traceback."""
+    twin = error.__class__.__new__(error.__class__, *error.args)
+    twin.__dict__.update(error.__dict__)
+    return twin
 
 
 class Scheduler:
@@ -62,7 +73,8 @@ class Scheduler:
         self._clock = 0
         self._usual = float(_FIRST_GUESS)
         self._overtaken = 0
-        self._blocked = False  # the next job has been found not to fit, and nothing has ended since
+        self._blocked: Job | None = None  # found not to fit, since when nothing has ended
+        self._sequences = 1 if deterministic else context.sequences
         self._alignment = min(ALIGNMENT, context.n_batch)
 
     def add(self, job: Job) -> None:
@@ -73,7 +85,7 @@ class Scheduler:
         """End a job with what it has."""
         if job.sequence < 0:
             self.waiting.remove(job)
-            self._blocked = False
+            self._blocked = None
         else:
             self._leave(job)
         job.finish("cancelled")
@@ -87,12 +99,15 @@ class Scheduler:
             pass
         if not planned:
             return
-        chunks = [chunk for _, chunk in planned]
+        fillers = self._fillers(planned)
+        chunks = sorted([*(chunk for _, chunk in planned), *fillers])
         try:
             outcome = self.context.decode(chunks)
         except StellarError as error:
             self._failed([job for job, _ in planned], error)
             return
+        for filler in fillers:
+            self.context.truncate(filler.sequence, filler.position)
         self.abortable = outcome is not Decoded.ABORTED
         if outcome is Decoded.DONE:
             for job, chunk in planned:
@@ -116,7 +131,7 @@ class Scheduler:
                 reason = job.take(logits, row, likeliest.get(row))
             except BaseException as error:  # a grammar's panic is no Exception; no other request may suffer from it
                 self._leave(job)
-                job.fail(error if isinstance(error, StellarError) else _defect(error))
+                job.fail(told(error))
                 continue
             self.generated += 1
             if reason:
@@ -133,29 +148,35 @@ class Scheduler:
             self.memory.truncate(job.sequence, kept)
         self._touch(job.sequence)
         job.sequence = -1
-        self._blocked = False
+        self._blocked = None
 
     def _touch(self, sequence: int) -> None:
         self._clock += 1
         self._used[sequence] = self._clock
 
-    def fail_all(self, error: BaseException) -> None:
+    def fail_all(self, error: StellarError) -> None:
         """Fail every job, running or waiting."""
-        for job in [*self.running, *self.waiting]:
-            job.fail(error)
-        self.waiting.clear()
+        jobs = [*self.running, *self.waiting]
         for job in self.running:
             self.memory.truncate(job.sequence, 0)
         self.running.clear()
+        self.waiting.clear()
+        self._blocked = None
+        for job in jobs:
+            job.fail(_twin(error))
 
     def _failed(self, jobs: list[Job], error: StellarError) -> None:
-        """A decode call failed: forget what it may have damaged. Each request gets a second chance, alone."""
+        """A decode call failed: forget what it may have damaged. Each request gets a second chance, alone.
+
+        Not in deterministic mode: to compute again at once what was computed token by token would be other arithmetic.
+        """
+        self._blocked = None
         for job in sorted(jobs, key=lambda one: -one.number):
             self.running.remove(job)
             self.memory.truncate(job.sequence, 0)
             job.sequence = -1
             job.failures += 1
-            if job.doubtful or job.failures == _MOST_FAILURES:
+            if job.doubtful or job.failures == _MOST_FAILURES or self.deterministic:
                 job.fail(error)
             else:
                 job.doubtful = True
@@ -164,10 +185,12 @@ class Scheduler:
     # -- what the next decode call holds
 
     def _plan(self) -> list[tuple[Job, Chunk]]:
-        """The chunks of the next call: requests that generate go first, so that a long prompt does not hold them up."""
+        """The chunks of the next call: requests that generate go first, so that a long prompt does not hold them up;
+        then prompts, the oldest first.
+        """
         room = self.context.n_batch
         pending = [(len(job.tokens) - len(self.memory.tokens[job.sequence]), job) for job in self.running]
-        pending.sort(key=lambda pair: pair[0])
+        pending.sort(key=lambda pair: pair[0] > 1)  # `running` is in the order of arrival
         planned: list[tuple[Job, Chunk]] = []
         for size, job in pending:
             done = len(self.memory.tokens[job.sequence])
@@ -179,9 +202,25 @@ class Scheduler:
             part = job.tokens[done : done + taken]
             planned.append((job, Chunk(job.sequence, done, part, int(taken == size))))
             room -= taken
-        # Where each sequence has a share of its own, llama.cpp takes those with neighbouring numbers at once.
-        planned.sort(key=lambda pair: pair[0].sequence)
+        planned.sort(key=lambda pair: pair[1])  # as the call has them
         return planned
+
+    def _fillers(self, planned: list[tuple[Job, Chunk]]) -> list[Chunk]:
+        """Tokens for nothing, in the sequences between those of a call.
+
+        Where each sequence has a share of its own, llama.cpp computes at once only those with neighbouring numbers, in
+        their order: each gap costs a pass over all weights, which on a GPU is far more than a few tokens are.
+        """
+        if self.context.unified or not self.context.offloaded:
+            return []
+        taken = {chunk.sequence for _, chunk in planned}
+        fillers: list[Chunk] = []
+        room = self.context.n_batch - sum(len(chunk.tokens) for _, chunk in planned)
+        for sequence in range(min(taken), max(taken) + 1):
+            held = len(self.memory.tokens[sequence])
+            if sequence not in taken and held < self.context.capacity and len(fillers) < room:
+                fillers.append(Chunk(sequence, held, [0]))
+        return fillers
 
     def _has_room(self, planned: list[tuple[Job, Chunk]]) -> bool:
         """Make room for a call; false if that took a job out of it, so that it must be planned anew."""
@@ -199,6 +238,7 @@ class Scheduler:
 
         Returns false if only one job is left, which has all the memory already.
         """
+        self._blocked = None
         idle = [sequence for sequence in self._idle() if self.memory.tokens[sequence]]
         if idle:
             self.memory.truncate(min(idle, key=lambda one: self._used[one]), 0)
@@ -214,34 +254,45 @@ class Scheduler:
 
     def _idle(self) -> Iterator[int]:
         busy = {job.sequence for job in self.running}
-        return (sequence for sequence in range(self.context.sequences) if sequence not in busy)
+        # In one sequence the cells of a text lie in order, as the deterministic mode needs them.
+        return (sequence for sequence in range(self._sequences) if sequence not in busy)
 
     # -- which jobs start
 
     def _admit(self) -> None:
         """Start waiting jobs, oldest first. Those that must wait for a prefix, or for other adapters, are passed by."""
-        if not self.waiting or len(self.running) >= self._lanes() or (self._blocked and self.running):
+        if not self.waiting or len(self.running) >= self._lanes():
             return
         self._choose_adapters()
+        reserved = 0  # for those that only wait for a prefix
         for job in list(islice(self.waiting, 2 * self.parallel)):
-            if len(self.running) >= self._lanes():
+            if len(self.running) + reserved >= self._lanes() or (job is self._blocked and self.running):
                 return
             if job.adapters != self._adapters:
                 if self._overtaken >= 4 * self.parallel:
                     return  # let the running ones end, so that these get their turn
                 continue
             if job.awaits and self._computes(*job.awaits):
+                reserved += 1
                 continue
             source, shared = self._longest_prefix(job)
-            job.awaits = self._coming(job, shared)
-            if job.awaits:
-                continue
+            if job.awaits is None:  # once: there may always be another that computes a longer one
+                job.awaits = self._coming(job, shared)
+                if job.awaits:
+                    reserved += 1
+                    continue
             if self.running and not self._fits(job, shared, source):
-                self._blocked = True
+                self._blocked = job
                 return
-            self._overtaken = 0 if job is self.waiting[0] else self._overtaken + 1
+            if not job.started:
+                self._overtaken = 0 if job is self.waiting[0] else self._overtaken + 1
             self.waiting.remove(job)
-            self._start(job, source, shared)
+            try:
+                self._start(job, source, shared)
+            except BaseException as error:
+                if job.sequence >= 0:
+                    self._leave(job)
+                job.fail(told(error))
 
     def _lanes(self) -> int:
         """How many may run now: one alone where a decode call failed, to find out whose fault it was."""
@@ -308,6 +359,8 @@ class Scheduler:
             return (self.memory.releases(sequence), self._used[sequence], sequence) if size else (0, 0, sequence)
 
         target = min(self._idle(), key=loss)
+        if target != source and not self.context.unified and shared < self.context.capacity // _WORTH_COPYING:
+            source, shared = -1, 0
         if target == source or source < 0:
             self.memory.truncate(target, shared)
         else:

@@ -47,9 +47,9 @@ class Context:
 
     With `unified` memory they share `n_ctx` cells, and may have cells in common; else each has a share of its own,
     `n_ctx` by `sequences`, which is faster to attend to, as no one looks at the others' cells. `capacity` is what one
-    sequence can hold. A batch holds up to `n_batch` tokens and asks for logits of up to `outputs` of them [default:
-    one a sequence]; both cost compute memory. Close it before its model. Raises ModelError if llama.cpp cannot
-    allocate it, UsageError for impossible sizes.
+    sequence can hold, `offloaded` whether a GPU computes. A batch holds up to `n_batch` tokens and asks for logits of
+    up to `outputs` of them [default: one a sequence]; both cost compute memory. Close it before its model. Raises
+    ModelError if llama.cpp cannot allocate it, UsageError for impossible sizes.
     """
 
     def __init__(
@@ -96,6 +96,7 @@ class Context:
                 "give a smaller --ctx, or --kv q8_0",
             )
         self.n_ctx: int = self._api.llama_n_ctx(self.handle)
+        self.offloaded = model.gpu_layers > 0 and bool(self._api.llama_supports_gpu_offload())
         self.capacity: int = self._api.llama_n_ctx_seq(self.handle)
         self.n_batch: int = self._api.llama_n_batch(self.handle)
         self._memory: Any = self._api.llama_get_memory(self.handle)

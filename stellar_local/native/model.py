@@ -25,7 +25,7 @@ class Model:
     """
 
     def __init__(self, path: Path, gpu_layers: int = ALL_LAYERS, vocab_only: bool = False) -> None:
-        self.path = path
+        self.path, self.gpu_layers = path, gpu_layers
         self.header: Header = read_header(path, whole=True)
         if not vocab_only:
             check_runnable(self.header)

@@ -153,7 +153,9 @@ def test_cancelling_who_holds_up_the_queue_lets_the_next_one_start(model: Model)
     def job(number: int, tokens: int, limit: int) -> Job:
         events[number] = []
         request = Request((1, *range(3, 2 + tokens)), SamplingOptions(temperature=1, max_tokens=limit, seed=1))
-        return Job(model, request, limit, number, events[number].append)
+        made = Job(model, request, limit, events[number].append)
+        made.number = number
+        return made
 
     events: dict[int, list[Event]] = {}
     with Context(model, 256, sequences=3) as context:
@@ -195,8 +197,9 @@ def test_what_goes_wrong_in_one_request_is_told_there_alone(
         _ = bad.answer
     assert good.answer.tokens
     monkeypatch.setattr(Scheduler, "_plan", broken)
-    with pytest.raises(type(error)):
+    with pytest.raises(RequestError, match="internal error") as caught:
         _ = engine.submit(Request(PROMPTS[0], GREEDY)).answer
+    assert caught.value.kind == "internal_error"
     monkeypatch.undo()
     assert engine.submit(Request(PROMPTS[0], GREEDY)).answer.tokens  # the engine lives
 
@@ -390,8 +393,12 @@ def test_a_sampled_answer_goes_on_as_if_its_place_had_not_been_lost(seed: int, m
         events: list[Event] = []
         with Steady(model, 256, sequences=2, n_batch=32) as context:
             scheduler = Scheduler(context, parallel=2)
-            scheduler.add(Job(model, Request(PROMPTS[2], GREEDY), 12, 1, lambda event: None))
-            scheduler.add(Job(model, Request(PROMPTS[1], options), 20, 2, events.append))
+            for number, (prompt, chosen, put) in enumerate(
+                [(PROMPTS[2], GREEDY, print), (PROMPTS[1], options, events.append)]
+            ):
+                job = Job(model, Request(prompt, chosen), chosen.max_tokens or 0, put)
+                job.number = number + 1
+                scheduler.add(job)
             for number in range(100):
                 if number == lost_after:
                     assert scheduler._make_room()
