@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from peers import WARM_UP, Machine, Prompts, Run
 
 from stellar_local.config import SamplingOptions
@@ -42,11 +41,12 @@ def run_engine(
         answers = [(stream.answer, submitted) for stream, submitted in streams]
         ended = time.monotonic()
     firsts = [submitted + answer.timing.queued + answer.timing.prompt for answer, submitted in answers]
-    all_run = max(firsts)  # from here on, a step is one token of every sequence that has not ended
-    after = np.array([step for step in steps if step > all_run])
     ends = [first + answer.timing.generation for first, (answer, _) in zip(firsts, answers, strict=True)]
-    generated = sum(int(np.searchsorted(after, end, "right")) for end in ends)
-    return Run([list(answer.tokens) for answer, _ in answers], ended - started, max(ends) - all_run, generated)
+    # While all run, a step is a token of each; before, prompts are read beside, and afterwards some have ended.
+    all_run, one_ended = max(firsts), min(ends)
+    rounds = sum(all_run < step <= one_ended for step in steps)
+    tokens = [list(answer.tokens) for answer, _ in answers]
+    return Run(tokens, ended - started, max(one_ended - all_run, 0.0), rounds * len(prompts))
 
 
 def _greedy(count: int) -> SamplingOptions:

@@ -43,8 +43,8 @@ class Machine:
 
 @dataclass(frozen=True)
 class Run:
-    """Tokens per sequence, and seconds: the whole, and the part after every sequence had its first token, with the
-    number of tokens that came in it.
+    """Tokens per sequence, and seconds: the whole, and the part in which every sequence generates, from the last one's
+    first token to the first one's end, with the number of tokens that came in it.
     """
 
     tokens: list[list[int]]

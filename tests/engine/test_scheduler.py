@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from stellar_local.config import SamplingOptions
-from stellar_local.engine import Answer, Engine, Request
+from stellar_local.engine import Answer, Engine, Request, Stream
 from stellar_local.engine.job import Event, Job
 from stellar_local.engine.scheduler import Scheduler
 from stellar_local.errors import RequestError, StellarError
@@ -222,6 +222,99 @@ def test_separate_sequences_are_decoded_in_the_order_of_their_numbers(
             assert stream.answer
     assert all(order == sorted(order) for order in orders)
     assert list(range(8)) in orders
+
+
+def test_a_long_prompt_does_not_wait_for_ever_behind_short_ones(model: Model) -> None:
+    ended: list[str] = []
+    one = SamplingOptions(temperature=0, max_tokens=1)
+    with Engine(Context(model, 2048, sequences=4, n_batch=32)) as engine:
+        streams = [
+            engine.submit(Request((1, *(3 + at % 400 for at in range(300))), one), lambda _: ended.append("long"))
+        ]
+        for number in range(100):
+            prompt = (1, 5 + number, *(7 + at for at in range(38)))
+            streams.append(engine.submit(Request(prompt, one), lambda _: ended.append("short")))
+        assert all(stream.answer for stream in streams)
+    assert ended.index("long") < 20
+
+
+def test_who_awaits_a_prefix_is_not_passed_over_for_one_that_does_not_fit(model: Model) -> None:
+    events: dict[int, list[Event]] = {}
+
+    def job(number: int, prompt: tuple[int, ...], limit: int) -> Job:
+        events[number] = []
+        options = SamplingOptions(temperature=1, min_p=0, max_tokens=limit, seed=1)
+        made = Job(model, Request(prompt, options), limit, events[number].append)
+        made.number = number
+        return made
+
+    prefix = (1, *range(100, 180))
+    with Context(model, 256, sequences=4, n_batch=32) as context:
+        scheduler = Scheduler(context, parallel=3)
+        jobs = [job(1, (*prefix, 5), 100), job(2, (*prefix, 6), 3), job(3, (1, *range(200, 340)), 100)]
+        for one in jobs:
+            scheduler.add(one)
+        for _ in range(8):
+            scheduler.step()
+        assert isinstance(events[2][-1], Answer) and events[2][-1].usage.cached_tokens == len(prefix)
+        assert jobs[2].sequence < 0
+        scheduler.fail_all(StellarError("over"))
+
+
+def test_gaps_between_separate_sequences_are_filled_on_a_gpu(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fillers change no answer, and are gone after each call."""
+    limits = [3, 40, 5, 40, 2, 40]
+
+    def ask(offloaded: bool) -> tuple[list[tuple[int, ...]], list[list[int]]]:
+        orders: list[list[int]] = []
+        with Engine(Context(model, 6 * 256, sequences=6, unified=False)) as engine:
+            engine.context.offloaded = offloaded
+            decode = engine.context.decode
+
+            def noting(chunks: list[Chunk]) -> Decoded:
+                orders.append([chunk.sequence for chunk in chunks])
+                return decode(chunks)
+
+            monkeypatch.setattr(engine.context, "decode", noting)
+            requests = [
+                Request((1, 20 + at, 9), SamplingOptions(temperature=0, max_tokens=limits[at])) for at in range(6)
+            ]
+            streams = [engine.submit(request) for request in requests]
+            tokens = [stream.answer.tokens for stream in streams]
+            held = engine._scheduler.memory.tokens
+            assert [engine.context.length(at) for at in range(6)] == [len(held[at]) for at in range(6)]
+            return tokens, orders
+
+    expected, gaps = ask(offloaded=False)
+    tokens, filled = ask(offloaded=True)
+    assert tokens == expected
+    assert any(order != list(range(order[0], order[-1] + 1)) for order in gaps)
+    assert all(order == list(range(order[0], order[-1] + 1)) for order in filled)
+
+
+def test_token_ids_that_do_not_exist_are_refused(engine: Engine) -> None:
+    for wrong in (-1, 480, 2**40):
+        with pytest.raises(RequestError, match="token ids that the model lacks"):
+            engine.submit(Request((1, wrong), GREEDY))
+
+
+def test_a_callback_that_raises_harms_nobody(engine: Engine) -> None:
+    def broken(stream: Stream) -> None:
+        raise ValueError
+
+    assert engine.submit(Request(PROMPTS[0], GREEDY), broken).answer.tokens
+    assert engine.submit(Request(PROMPTS[0], GREEDY)).answer.tokens
+
+
+def test_deterministic_mode_fails_a_request_rather_than_compute_it_otherwise(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Engine(Context(model, 512, sequences=3), deterministic=True) as engine:
+        with monkeypatch.context() as patch:
+            Failing(patch, engine.context, -3, first=4, times=1)
+            with pytest.raises(StellarError, match="status -3"):
+                _ = engine.submit(Request(PROMPTS[0], GREEDY)).answer
+        assert engine.submit(Request(PROMPTS[0], GREEDY)).answer.tokens
 
 
 def test_cancelling_one_leaves_the_others_right(model: Model, engine: Engine) -> None:
@@ -450,12 +543,13 @@ def test_deterministic_answers_depend_on_nothing_but_the_request(model: Model) -
     for prompt in prompts:
         with Engine(Context(model, 512), deterministic=True) as engine:
             fresh.append(exact(engine, prompt))
-    with Engine(Context(model, 512), deterministic=True) as engine:
+    with Engine(Context(model, 512, sequences=4), deterministic=True) as engine:
+        assert engine.submit(Request((1, 9, 8, 7), GREEDY)).answer.tokens
         shared = [exact(engine, prompt) for prompt in prompts]
         assert [one[:2] for one in shared] == [one[:2] for one in fresh]
         assert [one[2] for one in shared] == [0] + [128] * 5
         computed, _ = engine.work
-        assert computed == len(prefix) + 2 + 5 * (len(prefix) + 2 - 128)
+        assert computed == 4 + len(prefix) + 2 + 5 * (len(prefix) + 2 - 128)
 
 
 def exact(engine: Engine, prompt: tuple[int, ...]) -> tuple[tuple[int, ...], list[float], int]:
