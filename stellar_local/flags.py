@@ -46,10 +46,12 @@ def open_runtime(model: Path, flags: dict[str, Any], verbose: bool, **more: Any)
     resolve(SamplingOptions, flags, config)  # a wrong value is told now, before the slow part
     from .native.library import set_verbose
     from .plan.choose import choose_model
-    from .session import DEFAULT_CONTEXT, Runtime
+    from .session import Runtime
 
     set_verbose(verbose)
-    path = choose_model(model, runtime_options.level, runtime_options.ctx or DEFAULT_CONTEXT)
+    each = more.get("per_request")
+    cells = each * more["parallel"] if each else runtime_options.ctx
+    path = choose_model(model, runtime_options.level, cells, kv_type=runtime_options.kv)
     runtime = Runtime(path, runtime_options, **more)
     for note in runtime.notes:
         console.warn(note)

@@ -18,7 +18,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False)
 _LONGEST_MESSAGE = 1000  # characters: a message may quote the wrong value, which may be the whole line
 
 # JSON leaves DEL, the C1 controls and the line separators as they are; a terminal or a line reader would obey them.
-_RISKY = re.compile("[\x7f-\x9f\u2028\u2029]|[\ud800-\udfff]")
+_RISKY = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]|[\ud800-\udfff]")
 
 
 def to_line(record: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from .native.context import Context
 from .native.model import ALL_LAYERS, Model
 from .prompts import BOS, EOS, Renderer, Special, Text, Turn, load_template, parse_template, token_ids
 
-DEFAULT_CONTEXT = 4096
+DEFAULT_CONTEXT = 4096  # tokens, where nobody says otherwise
 _MOST_SCALE = 100  # of a LoRA adapter; beyond, numbers overflow
 KEPT_PREFIXES = 8  # sequences beyond the running ones, which keep what earlier prompts began with
 FALLBACK_TEMPLATE = "bayling"

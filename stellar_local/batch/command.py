@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import click
 
 from ..config import RuntimeOptions, SamplingOptions, read_config, resolve
 from ..console import say, warn
-from ..errors import ExitCode, RequestError, UsageError
+from ..errors import ExitCode, RequestError, StellarError, UsageError
 from ..files import read_text
 from ..flags import model_argument, open_runtime, options_of, system_option, verbose_option
 from .fields import Defaults, Item
@@ -78,7 +78,7 @@ class Settings:
     help="text: one line an answer, for reading. csv: a spreadsheet may run a cell that opens with = as a formula.",
 )
 @click.option("--resume", is_flag=True, help="Go on with what --out has already.")
-@click.option("--retry-errors", is_flag=True, help="With --resume: run again the lines that failed.")
+@click.option("--retry-errors", is_flag=True, help="With --resume: run again what failed; its answers come last.")
 @click.option("--shard", metavar="I/N", help="Answer every N-th line only, from the I-th on; indexes stay.")
 @click.option(
     "--parallel",
@@ -207,11 +207,20 @@ def _open(settings: Settings, model: Path, flags: dict[str, Any], verbose: bool)
         per_request=settings.per_request,
     )
     try:
-        runtime.structure(settings.defaults.schema, settings.defaults.grammar)
-    except RequestError as error:
+        _try(runtime, settings.defaults, sampling)
+    except StellarError as error:
         runtime.close()
         raise UsageError(error.message, error.hint or "mend it, or leave it out") from error
     return runtime, replace(settings.defaults, sampling=sampling, adapters=runtime.adapters)
+
+
+def _try(runtime: Runtime, defaults: Defaults, sampling: SamplingOptions) -> None:
+    """Make a request as every line's will be made, so that what fails for all ends the run before the first."""
+    from ..native.sampler import Sampler
+    from ..prompts import Turn
+
+    runtime.request([Turn("?")], sampling, defaults.system, schema=defaults.schema, grammar=defaults.grammar)
+    Sampler(sampling, runtime.model).close()
 
 
 def _run(settings: Settings, opened: Callable[[], tuple[Runtime, Defaults]]) -> ExitCode:
@@ -265,7 +274,8 @@ def _answer(
     def items(waiting: Callable[[], None]) -> Iterator[Item]:
         for item in settings.source.items(defaults, waiting):
             if done is not None and done.has(item):
-                done.differs(item, lambda one: len(render(one).tokens))
+                with suppress(RequestError):  # what can no longer be asked, --ctx being smaller, say, is not asked
+                    done.differs(item, lambda one: len(render(one).tokens))
                 summary.skipped += 1
                 progress.skip(item.end)
             else:

@@ -74,6 +74,8 @@ def item_of_json(index: int, text: str, defaults: Defaults, end: int = 0) -> Ite
 
 def item_of_fields(index: int, data: Mapping[str, Any], defaults: Defaults, end: int = 0) -> Item:
     """The item of named values; whatever is wrong with them becomes its error."""
+    # Many programs write null for what was not said; for these three it says: none.
+    data = {name: value for name, value in data.items() if value is not None or name in ("schema", "grammar", "lora")}
     identifier = data.get("id", index)
     try:
         if isinstance(identifier, bool) or not isinstance(identifier, (str, int)):
@@ -125,8 +127,7 @@ def _content(data: Mapping[str, Any], defaults: Defaults) -> tuple[tuple[Turn, .
 
 
 def _sampling(data: Mapping[str, Any], defaults: Defaults) -> SamplingOptions:
-    said = {name: value for name, value in data.items() if name in _SAMPLING and value is not None}
-    changed = {name: _SAMPLING[name].check(value, name) for name, value in said.items()}
+    changed = {name: _SAMPLING[name].check(value, name) for name, value in data.items() if name in _SAMPLING}
     return replace(defaults.sampling, **changed) if changed else defaults.sampling
 
 
@@ -162,8 +163,7 @@ def _adapters(value: Any, declared: Mapping[str, float]) -> dict[str, float]:
     if isinstance(names, list):
         return {name: declared[name] or 1.0 for name in names}  # declared with 0: loaded for those who name it
     for name, scale in names.items():
-        # Not written as "outside the range", which NaN would pass.
-        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not abs(scale) <= 1e6:
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)):
             raise RequestError("invalid_field", f"lora: the scale of {name} must be a number")
     return {name: float(scale) for name, scale in names.items()}
 

@@ -8,13 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import RequestError, UsageError
+from ..errors import RequestError, StellarError, UsageError
 from ..files import explain
 from .fields import Defaults, Item, item_of_error, item_of_json, item_of_text
 from .lines import BOM, LONGEST, Line, read_lines
 from .table import PromptTemplate, read_rows
 
 FORMATS = ("auto", "lines", "jsonl", "csv", "tsv")
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BY_EXTENSION = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -44,6 +45,8 @@ def read_items(
                 index, RequestError("line_too_long", f"the line is longer than {LONGEST >> 20} MiB"), end
             )
             continue
+        if index == 0 and raw.startswith(_UTF16):
+            raise StellarError("the input is UTF-16", "save it as UTF-8")
         line = raw.removeprefix(BOM) if index == 0 else raw
         if not line.strip():
             continue

@@ -27,7 +27,8 @@ class Renderer:
         # llama.cpp's SentencePiece takes time by the square of a text's length: 21 s for 700,000 letters in one word,
         # hours for the longest line. What cannot fit even in the vocabulary's longest tokens is not tokenized.
         size = sum(len(turn.instruction) + len(turn.input) + len(turn.response or "") for turn in item.turns)
-        if size + len(item.system or "") > self._most:
+        size += len(item.system or "")
+        if size > self._most:
             raise RequestError(
                 "context_length_exceeded",
                 f"the prompt has {size} characters, more than the {self._runtime.engine.longest} tokens of the "

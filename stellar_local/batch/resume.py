@@ -115,10 +115,12 @@ class OutFile(io.RawIOBase):
         try:
             while view:
                 view = view[os.write(self._descriptor, view) :]
-        except OSError as error:
+        except BaseException as error:
             with suppress(OSError):
                 os.ftruncate(self._descriptor, before)
-            raise explain(error, self._path, "write") from error
+            if isinstance(error, OSError):
+                raise explain(error, self._path, "write") from error
+            raise
         return len(line)
 
 

@@ -20,6 +20,8 @@ from .writer import record_of
 _AHEAD = 2  # requests under way for each sequence: the engine always has one waiting to go on with
 _LEAST_HELD = 1024  # finished records that may wait for an earlier one, at least
 _HELD = 64  # … and for each sequence
+_MOST_WEIGHT = 64 << 20  # … and about as many bytes: log-probabilities make a record of megabytes
+_BYTES_A_LOGPROB = 500  # of memory, for a token or one of its alternatives
 _TICK = 1.0  # seconds between two looks at the clock while nothing happens
 
 
@@ -30,9 +32,11 @@ class Submit(Protocol):
 
 
 class _Line:
-    """A line under way. `record` is set when it is finished, `dropped` when it will not be."""
+    """A line under way. `record` is set when it is finished, `dropped` when it will not be; `weight` is the bytes that
+    a finished one holds, about.
+    """
 
-    __slots__ = ("dropped", "end", "item", "record", "stream")
+    __slots__ = ("dropped", "end", "item", "record", "stream", "weight")
 
     def __init__(self, item: Item) -> None:
         self.item: Item | None = item
@@ -40,6 +44,7 @@ class _Line:
         self.stream: Stream | None = None
         self.record: dict[str, Any] | None = None
         self.dropped = False
+        self.weight = 0
 
 
 class Runner:
@@ -67,6 +72,7 @@ class Runner:
         self._held: deque[_Line] = deque()  # in input order: under way, or finished and waiting for an earlier line
         self._running: set[_Line] = set()
         self._ended: Ended | None = None
+        self._weight = 0
         self.stopping = False
 
     def ask_to_stop(self) -> None:
@@ -111,7 +117,7 @@ class Runner:
 
     def _fill(self, feeder: Feeder) -> None:
         """Submit what there is room for."""
-        while not self.stopping and len(self._running) < self._most and len(self._held) < self._most_held:
+        while not self.stopping and len(self._running) < self._most and self._can_hold():
             item = next(self._items, None)
             if item is not None:
                 self._begin(item)
@@ -120,6 +126,9 @@ class Runner:
                 feeder.taken()
             else:
                 return
+
+    def _can_hold(self) -> bool:
+        return len(self._held) < self._most_held and self._weight < _MOST_WEIGHT
 
     def _begin(self, item: Item) -> None:
         line = _Line(item)
@@ -156,8 +165,11 @@ class Runner:
             if record is not None:
                 self._write(record, line.end)
             return
+        line.weight = _weight(record)
+        self._weight += line.weight
         while self._held and (self._held[0].dropped or self._held[0].record is not None):
             due = self._held.popleft()
+            self._weight -= due.weight
             if due.record is not None:
                 self._write(due.record, due.end)
 
@@ -170,3 +182,12 @@ class Runner:
         for line in waiting:
             if line.stream:
                 line.stream.cancel()
+
+
+def _weight(record: Mapping[str, Any] | None) -> int:
+    """About how many bytes of memory a record takes."""
+    if record is None:
+        return 0
+    tokens = record.get("logprobs", {}).get("content", ())
+    alternatives = len(tokens[0]["top_logprobs"]) if tokens else 0
+    return 1000 + 4 * len(record.get("text", "")) + len(tokens) * (1 + alternatives) * _BYTES_A_LOGPROB

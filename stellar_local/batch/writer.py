@@ -9,6 +9,8 @@ import csv
 import io
 import math
 import re
+import select
+import time
 from collections.abc import Mapping
 from typing import IO, Any
 
@@ -18,7 +20,6 @@ from ..errors import RequestError, StellarError
 from ..records import error_record, to_line
 from .fields import Item
 
-FORMATS = ("jsonl", "text", "csv")
 _LINE_BREAK = re.compile("\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]")
 _COLUMNS = ("id", "index", "text", "finish_reason", "prompt_tokens", "completion_tokens", "error")
 _LEAST_LOGPROB = -9999.0  # what OpenAI writes for a probability of 0: JSON has no infinity
@@ -50,8 +51,8 @@ def record_of(item: Item, outcome: Answer | BaseException) -> dict[str, Any]:
             "tokens_per_second": round(timing.tokens_per_second(usage.completion_tokens), 2),
         },
     }
-    if getattr(item.sampling, "logprobs", None) is not None:
-        record["logprobs"] = {"content": [_logprob(token) for token in getattr(outcome, "logprobs", ())]}
+    if item.sampling.logprobs is not None:
+        record["logprobs"] = {"content": [_logprob(token) for token in outcome.logprobs]}
     return record
 
 
@@ -86,8 +87,29 @@ class Writer:
         self._put(self._line(record))
 
     def _put(self, line: str) -> None:
-        self._stream.write(line.encode("utf-8", "replace"))
-        self._stream.flush()
+        """Write a line whole: without a buffer of Python's, or where a pipe does not block, a call may take a part."""
+        rest = memoryview(line.encode("utf-8", "replace"))
+        while rest:
+            try:
+                taken = self._stream.write(rest)
+            except BlockingIOError as error:
+                taken = error.characters_written
+            if not taken:
+                self._wait()
+            rest = rest[taken or 0 :]
+        while True:
+            try:
+                self._stream.flush()
+                return
+            except BlockingIOError:
+                self._wait()
+
+    def _wait(self) -> None:
+        """Until the reader has made room."""
+        try:
+            select.select([], [self._stream.fileno()], [], 1.0)
+        except (OSError, ValueError):  # Windows selects among sockets only
+            time.sleep(0.01)
 
 
 def _json_line(record: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ Knows threads and their events; what runs when is the scheduler's affair.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -21,32 +22,31 @@ from .scheduler import Scheduler, told
 class Stream:
     """The answer to one request as it comes: iterate for pieces of text, then read `answer`.
 
-    Belongs to the thread that submitted it; `cancel` may be called from any.
+    Any thread may read it and call `cancel`; each piece is given once.
     """
 
     def __init__(self, engine: Engine, on_end: Callable[[Stream], None] | None) -> None:
         self._engine, self._on_end = engine, on_end
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._end: Answer | BaseException | None = None
+        self._ended = threading.Event()
         self.job: Job | None = None  # the engine's side; None once it has ended
 
     def __iter__(self) -> Iterator[str]:
         """Pieces of text, each of whole characters. Raises what the request failed with."""
-        while self._end is None:
-            event = self._events.get()
-            if isinstance(event, str):
-                yield event
-            else:
-                self._end = event
-        if isinstance(self._end, BaseException):
-            raise self._end
+        while isinstance(event := self._events.get(), str):
+            yield event
+        self._events.put(event)  # for whoever else reads, now or later
+        if isinstance(event, BaseException):
+            raise event
 
     @property
     def answer(self) -> Answer:
         """The finished answer; waits for it. Raises what the request failed with."""
-        for _ in self:
-            pass
-        assert isinstance(self._end, Answer)
+        self._ended.wait()
+        if isinstance(self._end, BaseException):
+            raise self._end
+        assert self._end is not None
         return self._end
 
     @property
@@ -62,7 +62,8 @@ class Stream:
     def put(self, event: Event) -> None:
         """The engine's side of the stream."""
         if not isinstance(event, str):
-            self.job = None
+            self._end, self.job = event, None
+            self._ended.set()
         self._events.put(event)
         if self._on_end and not isinstance(event, str):
             with suppress(Exception):  # of the callback's; the engine's thread has others to serve
@@ -93,6 +94,7 @@ class Engine:
         self._cancelled: list[Stream] = []
         self._wake = threading.Condition()
         self._closing = False
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="stellar-engine", daemon=True)
         self._thread.start()
 
@@ -123,9 +125,9 @@ class Engine:
         limit = min(request.sampling.max_tokens or room, room - size)
         job = Job(self.context.model, request, limit, stream.put)
         with self._wake:
-            if self._closing:
+            if self._closing or os.getpid() != self._process:
                 job.release()
-                raise StellarError("the engine is closed")
+                raise StellarError("the engine is closed" if self._closing else "the engine belongs to another process")
             self._count += 1
             job.number, stream.job = self._count, job
             self._new.append(job)
@@ -150,7 +152,7 @@ class Engine:
                 while not (self._closing or self._new or self._cancelled or scheduler.waiting or scheduler.running):
                     self._wake.wait()
                 if self._closing:
-                    return
+                    break
                 new, self._new = self._new, []
                 cancelled, self._cancelled = self._cancelled, []
                 if cancelled:
@@ -164,20 +166,22 @@ class Engine:
                 scheduler.step()
             except BaseException as error:  # the thread must live on, and the submitters must hear of it
                 scheduler.fail_all(told(error))
+        for job in self._new:
+            scheduler.add(job)
+        scheduler.fail_all(StellarError("the engine was closed"))
+        self.context.close()
 
     def close(self) -> None:
-        """Stop at once: unfinished requests fail, the context is freed. Safe to call twice."""
+        """Stop at once: unfinished requests fail, the context is freed. Any thread may call it, any number of times."""
+        if os.getpid() != self._process:
+            return  # the thread and the context are the parent's
         with self._wake:
-            self._closing = True
-            self.context.abort()
-            self._wake.notify()
+            if not self._closing:
+                self._closing = True
+                self.context.abort()
+                self._wake.notify()
         if self._thread is not threading.current_thread():
             self._thread.join()
-        for job in self._new:
-            self._scheduler.add(job)
-        self._new.clear()
-        self._scheduler.fail_all(StellarError("the engine was closed"))
-        self.context.close()
 
     def __enter__(self) -> Engine:
         return self

@@ -102,12 +102,20 @@ class Job:
 
     def _checked(self, reason: FinishReason) -> FinishReason:
         """The reason, unless a document would be passed off as done that is not."""
-        document = self.request.grammar is not None and self.request.grammar.document
-        if self._constraint and document and not self._constraint.complete:
+        judge = self.request.grammar.judge if self.request.grammar else None
+        if not self._constraint or judge is None:
+            return reason
+        if not self._constraint.complete:
             raise RequestError(
                 "incomplete_document",
                 f"the answer's {self.limit} tokens ended before its document did",
                 "allow more with max_tokens, or bound the schema's texts with maxLength",
+            )
+        # A second opinion, by a library that has nothing to do with the first.
+        made = b"".join(map(self._model.piece, self.tokens[len(self.request.tokens) :]))
+        if wrong := judge(made.decode("utf-8", "replace")):
+            raise RequestError(
+                "invalid_document", f"the answer is not valid under the schema: {wrong}", "use a simpler schema"
             )
         return reason
 

@@ -19,8 +19,9 @@ from ..errors import RequestError, StellarError
 from ..native.model import Model
 from .closing import LONGEST_PATH, Allowed, Closer, Place, allowed_next
 from .lark import to_lark
-from .schema import check_schema
+from .schema import check_schema, judge_of
 
+Judge = Callable[[str], str]
 Logits = npt.NDArray[np.float32]
 
 # At most one space after a comma or a colon, none elsewhere. Models are trained on JSON with such spaces; one that
@@ -111,13 +112,15 @@ class Structures:
         def build(matcher: Any) -> str:
             return str(matcher.grammar_from_json_schema(source, overrides=_OPTIONS))
 
-        return self._grammar(kind, "the schema", source, build)
+        return self._grammar(kind, "the schema", source, build, lambda: judge_of(schema))
 
     def gbnf(self, text: str) -> Grammar:
         """A grammar in llama.cpp's notation. Raises RequestError("invalid_grammar")."""
         return self._grammar("invalid_grammar", "the grammar", text, lambda matcher: str(to_lark(text)))
 
-    def _grammar(self, kind: str, name: str, source: str, build: Callable[[Any], str]) -> Grammar:
+    def _grammar(
+        self, kind: str, name: str, source: str, build: Callable[[Any], str], judge: Callable[[], Judge] | None = None
+    ) -> Grammar:
         if len(source) > _LARGEST:
             raise RequestError(
                 kind, f"{name} has {len(source):,} characters, more than {_LARGEST:,}", "make it smaller"
@@ -140,7 +143,7 @@ class Structures:
             limits = LLParserLimits(verbose_errors=False, step_max_items=items)
             matcher = LLMatcher(self._tokenizer, built, log_level=0, limits=limits)
             assert self._closer is not None
-            made = Grammar(matcher, self._closer, self._ends, kind == "invalid_schema")
+            made = Grammar(matcher, self._closer, self._ends, judge() if judge else None)
             if reason := made.impossible():
                 raise RequestError(kind, f"{name} cannot be used: {reason}")
             self._grammars[kind, source] = made
@@ -171,14 +174,18 @@ class Structures:
 
 def _brief(error: object) -> str:
     """An error of llguidance on one line, without its quotation of the whole grammar."""
-    return " ".join(str(error).split())[:300]
+    text = " ".join(str(error).split())[:300]
+    return "nothing can be written under it" if text.startswith("NoExtensionBias") else text
 
 
 class Grammar:
-    """A compiled grammar. `document` says that a text which is not complete is worth nothing, as JSON's."""
+    """A compiled grammar. `document` says that a text which is not complete is worth nothing, as JSON's; `judge` then
+    says what is wrong with one, "" if nothing is.
+    """
 
-    def __init__(self, matcher: Any, closer: Closer, ends: npt.NDArray[np.intp], document: bool) -> None:
-        self.matcher, self.closer, self.ends, self.document = matcher, closer, ends, document
+    def __init__(self, matcher: Any, closer: Closer, ends: npt.NDArray[np.intp], judge: Judge | None = None) -> None:
+        self.matcher, self.closer, self.ends, self.judge = matcher, closer, ends, judge
+        self.document = judge is not None
         self.failed = False  # its lexer, which all answers share, is at its limit
         self._way: list[int] | None = None  # to the end of a document, from its beginning
 

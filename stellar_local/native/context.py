@@ -103,6 +103,7 @@ class Context:
         self._lengths = [0] * sequences
         self._wanted = 0
         self._batch = self._new_batch()
+        model.contexts += 1
 
     def _new_batch(self) -> Any:
         """A llama_batch over NumPy arrays, which are filled a column at a time: ctypes would cost µs an entry."""
@@ -245,6 +246,7 @@ class Context:
         if self.handle:
             self._api.llama_free(self.handle)
             self.handle = None
+            self.model.contexts -= 1
 
     def __enter__(self) -> Context:
         return self

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..errors import ModelError
+from ..errors import ModelError, StellarError
 from .header import Header, check_runnable, check_vocabulary, read_header
 from .library import api, complaints, deferred_interrupt
 
@@ -26,6 +26,7 @@ class Model:
 
     def __init__(self, path: Path, gpu_layers: int = ALL_LAYERS, vocab_only: bool = False) -> None:
         self.path, self.gpu_layers = path, gpu_layers
+        self.contexts = 0  # that are open
         self.header: Header = read_header(path, whole=True)
         if not vocab_only:
             check_runnable(self.header)
@@ -141,7 +142,9 @@ class Model:
             raise ModelError(f"token {token} is outside the vocabulary of {self.n_vocab}")
 
     def close(self) -> None:
-        """Free the model's memory; safe to call twice."""
+        """Free the model's memory; safe to call twice. Raises StellarError while a context uses it."""
+        if self.contexts:  # llama.cpp would go on with memory that is gone
+            raise StellarError("a context still uses the model", "close the engine or the context first")
         if self.handle:
             self._api.llama_model_free(self.handle)
             self.handle = None

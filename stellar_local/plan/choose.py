@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import ModelError, UsageError
 from ..native.header import Header, read_header
+from ..session import DEFAULT_CONTEXT
 from .hardware import available_memory
 
 _RESERVE = 512 << 20  # compute buffers and the program itself
@@ -23,9 +24,13 @@ def kv_memory(header: Header, n_ctx: int, kv_type: str = "f16") -> int:
     return int(2 * header.value("block_count", 0) * n_ctx * kv_heads * width * _KV_BYTES[kv_type])
 
 
-def needed_memory(header: Header, n_ctx: int) -> int:
-    """Bytes to run a model with `n_ctx` tokens of f16 KV: weights + KV + a reserve for compute buffers."""
-    return header.file_size + kv_memory(header, n_ctx) + _RESERVE
+def needed_memory(header: Header, n_ctx: int, kv_type: str = "f16") -> int:
+    """Bytes to run a model with `n_ctx` tokens of KV: weights + KV + a reserve for compute buffers."""
+    return header.file_size + kv_memory(header, n_ctx, kv_type) + _RESERVE
+
+
+def _usual(header: Header) -> int:
+    return min(DEFAULT_CONTEXT, int(header.value("context_length", DEFAULT_CONTEXT)))
 
 
 def level_of(path: Path) -> str:
@@ -33,8 +38,11 @@ def level_of(path: Path) -> str:
     return path.stem.rpartition("-")[2].upper()
 
 
-def choose_model(path: Path, level: str | None = None, n_ctx: int = 4096, memory: int | None = None) -> Path:
-    """The file to open for MODEL. In a folder: the named level, else the largest file that fits in memory.
+def choose_model(
+    path: Path, level: str | None = None, n_ctx: int | None = None, memory: int | None = None, kv_type: str = "f16"
+) -> Path:
+    """The file to open for MODEL. In a folder: the named level, else the largest file that fits in memory, with `n_ctx`
+    tokens of KV [default: 4096, or as many as the model was trained with].
 
     `memory` (bytes) defaults to what the system has available. If nothing fits, the smallest file is chosen, since
     memory-mapped weights still run, slowly. Raises ModelError or UsageError.
@@ -59,7 +67,7 @@ def choose_model(path: Path, level: str | None = None, n_ctx: int = 4096, memory
         if header.metadata.get("general.type") == "adapter":  # a LoRA adapter beside the levels
             continue
         smallest = file
-        if memory is None or needed_memory(header, min(n_ctx, header.value("context_length", n_ctx))) <= memory:
+        if memory is None or needed_memory(header, n_ctx or _usual(header), kv_type) <= memory:
             return file
     if smallest is None:
         what = " (a Hugging Face folder)" if (path / "config.json").exists() else ""

@@ -197,6 +197,33 @@ def test_resume_compares_what_comes_through_a_pipe(stellar: Stellar, spm_model: 
     assert "has 1 lines that this input lacks" in done.stderr
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_pipe_that_does_not_block_loses_nothing(unbuffered: str, stellar: Stellar, spm_model: Path) -> None:
+    """As some programs start their children: a write then takes what there is room for, or nothing."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    lines = b"".join(b'{"prompt": "hello", "logprobs": 20, "max_tokens": 2}\n' for _ in range(120))
+    process = subprocess.Popen(
+        [*stellar.argv, "batch", str(spm_model), "--threads", "1"],
+        stdin=subprocess.PIPE,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env={**stellar.env, "PYTHONUNBUFFERED": unbuffered},
+        cwd=stellar.cwd,
+    )
+    os.close(writer)
+    assert process.stdin
+    process.stdin.write(lines)
+    process.stdin.close()
+    time.sleep(3)  # the pipe is full by now
+    with os.fdopen(reader, "rb") as stream:
+        records = [json.loads(line) for line in stream]
+    assert [record["index"] for record in records] == list(range(120))
+    assert process.wait(60) == 0
+    assert process.stderr
+    process.stderr.close()
+
+
 def test_ctrl_c_leaves_a_file_to_go_on_with(stellar: Stellar, spm_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (tmp_path / "in").write_text("hello\n" * 3000)

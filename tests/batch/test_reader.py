@@ -152,7 +152,7 @@ def test_structure_and_adapters_of_a_line() -> None:
         {**schema, "lora": {}},
     ]
     assert read("plain", format="lines", defaults=defaults)[0].extra == schema
-    for scale in ("NaN", "1e999", "true", '"1"'):
+    for scale in ("true", '"1"'):
         (item,) = read('{"prompt": "a", "lora": {"star": ' + scale + "}}", defaults=defaults)
         assert item.error and item.error.message == "lora: the scale of star must be a number"
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -11,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from conftest import ROOT
 
 from stellar_local.config import SamplingOptions
 from stellar_local.engine import Answer, Engine, Request, Stream
@@ -583,6 +587,57 @@ def test_the_end_is_told_in_the_engine_s_thread(engine: Engine) -> None:
     assert stream.answer.tokens
     assert ended == [(stream, "stellar-engine")]
     assert stream.started
+
+
+def test_any_thread_may_close_and_read(model: Model) -> None:
+    engine = Engine(Context(model, 512))
+    texts: list[str] = []
+    stream = engine.submit(Request(PROMPTS[0], GREEDY), lambda one: texts.append(one.answer.text))
+    assert list(stream) and list(stream) == []
+    assert texts == [stream.answer.text]  # the answer is there when its end is told
+    unfinished = engine.submit(Request(PROMPTS[0], SamplingOptions(temperature=2, min_p=0)), lambda one: engine.close())
+    closers = [threading.Thread(target=engine.close) for _ in range(4)]
+    for thread in closers:
+        thread.start()
+    for thread in closers:
+        thread.join(30)
+    with pytest.raises(StellarError, match="closed"):
+        _ = unfinished.answer
+    assert not any(thread.is_alive() for thread in closers)
+
+
+def test_a_model_in_use_is_not_freed(spm_model: Path) -> None:
+    with Model(spm_model) as model:
+        engine = Engine(Context(model, 256))
+        with pytest.raises(StellarError, match="still uses the model"):
+            model.close()
+        assert engine.submit(Request(PROMPTS[0], GREEDY)).answer.tokens
+        engine.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_is_told_that_the_engine_is_not_its_own(spm_model: Path) -> None:
+    program = """
+import os, sys
+from pathlib import Path
+from stellar_local.engine import Engine, Request
+from stellar_local.errors import StellarError
+from stellar_local.native.context import Context
+from stellar_local.native.model import Model
+engine = Engine(Context(Model(Path(sys.argv[1])), 256))
+if child := os.fork():
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    engine.close()
+else:
+    try:
+        engine.submit(Request((1, 2)))
+    except StellarError as error:
+        os._exit(7 if "another process" in error.message else 1)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(spm_model)], timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0
 
 
 def test_close_fails_what_is_unfinished(model: Model) -> None:

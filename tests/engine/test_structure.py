@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from stellar_local.config import SamplingOptions
+from stellar_local.engine.schema import judge_of
 from stellar_local.engine.structure import Constraint, Grammar, Structures
 from stellar_local.errors import RequestError
 from stellar_local.native.context import Chunk, Context
@@ -341,3 +342,30 @@ def loop(
         context.decode([Chunk(0, context.length(0), [token], 1)])
     assert constraint.complete
     return answer
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"const": "a\u0007"},
+        {"enum": ["x", {"y": ["\x7f"]}]},
+        {"properties": {"a\u0001": {}}, "required": ["a\u0001"]},
+        {"type": "integer", "minimum": 10**25, "maximum": 10**25 + 5},
+        {"const": 12345678901234567890},
+    ],
+)
+def test_what_would_come_out_as_something_else_is_refused(schema: dict[str, Any], structures: Structures) -> None:
+    with pytest.raises(RequestError, match="is not supported") as caught:
+        structures.schema(schema)
+    assert caught.value.kind == "invalid_schema"
+
+
+def test_a_second_opinion_on_documents() -> None:
+    judge = judge_of({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 0.001})
+    assert (judge("0.0005"), judge("0"), judge("{")) == (
+        "",
+        "0 is less than or equal to the minimum of 0",
+        "it is no JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+    )
+    assert judge_of({"type": "string", "pattern": "\\p{Han}"})('"x"') == ""  # no opinion on what Python lacks
+    assert judge_of({"$ref": "https://example.org/never-fetched"})("1") == ""

@@ -112,7 +112,11 @@ def test_the_runtime_knows_them_by_their_files_names(spm_model: Path, loras: Lor
         assert used(None) == {"astro": 0.5}
         assert used({}) == {}
         assert used({"星": 1}) == {"星": 1.0}
-        for wrong, kind in (({"other": 1.0}, "unknown_adapter"), ({"astro": 1e9}, "invalid_field")):
+        for wrong, kind in (
+            ({"other": 1.0}, "unknown_adapter"),
+            ({"astro": 1e9}, "invalid_field"),
+            ({"astro": float("nan")}, "invalid_field"),
+        ):
             with pytest.raises(RequestError) as caught:
                 used(wrong)
             assert caught.value.kind == kind
