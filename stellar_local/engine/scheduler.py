@@ -20,10 +20,10 @@ from ..errors import RequestError, StellarError
 from ..native.context import Chunk, Context, Decoded
 from .job import Job
 from .memory import Memory, shared_length
+from .prefixes import Prefixes
 from .request import Adapters
 
 _WORTH_WAITING = 8  # tokens: for a shorter common prefix a request does not wait until another has computed it
-_WORTH_COPYING = 32  # of a sequence with memory of its own: a prefix of less than a 32nd is sooner computed again
 _FIRST_GUESS = 128  # tokens that an answer is thought to need before any has finished
 _MOST_FAILURES = 3  # decode calls that may fail under a request before it is given up
 ALIGNMENT = 128  # tokens: in deterministic mode prompts are computed, and kept, in chunks that end at multiples of it
@@ -68,14 +68,12 @@ class Scheduler:
         self.computed = self.generated = 0  # tokens of prompts, tokens of answers
         self.abortable = True  # whether a decode call may be cut short: not twice in a row, or none would ever end
         self._adapters: Adapters = ()
-        self._left_by: list[Adapters] = [()] * context.sequences  # the adapters that a sequence was computed with
-        self._used = [0] * context.sequences  # when a sequence was last used
-        self._clock = 0
         self._usual = float(_FIRST_GUESS)
         self._overtaken = 0
         self._blocked: Job | None = None  # found not to fit, since when nothing has ended
         self._sequences = 1 if deterministic else context.sequences
-        self._alignment = min(ALIGNMENT, context.n_batch)
+        self._alignment = min(ALIGNMENT, context.n_batch) if deterministic else 1
+        self._prefixes = Prefixes(self.memory, context.unified, context.capacity, self._alignment)
 
     def add(self, job: Job) -> None:
         """Queue a job."""
@@ -146,13 +144,9 @@ class Scheduler:
             size = len(job.request.tokens)
             kept = min(size - size % self._alignment, len(self.memory.tokens[job.sequence]))
             self.memory.truncate(job.sequence, kept)
-        self._touch(job.sequence)
+        self._prefixes.touch(job.sequence)
         job.sequence = -1
         self._blocked = None
-
-    def _touch(self, sequence: int) -> None:
-        self._clock += 1
-        self._used[sequence] = self._clock
 
     def fail_all(self, error: StellarError) -> None:
         """Fail every job, running or waiting."""
@@ -239,9 +233,7 @@ class Scheduler:
         Returns false if only one job is left, which has all the memory already.
         """
         self._blocked = None
-        idle = [sequence for sequence in self._idle() if self.memory.tokens[sequence]]
-        if idle:
-            self.memory.truncate(min(idle, key=lambda one: self._used[one]), 0)
+        if self._prefixes.forget_one(self._idle()):
             return True
         if len(self.running) < 2:
             return False
@@ -275,7 +267,7 @@ class Scheduler:
             if job.awaits and self._computes(*job.awaits):
                 reserved += 1
                 continue
-            source, shared = self._longest_prefix(job)
+            source, shared = self._prefixes.longest(job.tokens, job.adapters)
             if job.awaits is None:  # once: there may always be another that computes a longer one
                 job.awaits = self._coming(job, shared)
                 if job.awaits:
@@ -303,20 +295,6 @@ class Scheduler:
         if not self.running and wanted != self._adapters:
             self.context.set_adapters(dict(wanted))
             self._adapters = wanted
-
-    def _longest_prefix(self, job: Job) -> tuple[int, int]:
-        """The sequence that shares most tokens with a job, and how many; the last is always decoded, for its logits."""
-        best, source = 0, -1
-        for sequence in sorted(range(self.context.sequences), key=lambda one: -self._used[one]):
-            held = self.memory.tokens[sequence]
-            # To be longer, a prefix must have the token after the longest yet: most don't, which is quickly seen.
-            if len(held) > best and held[best] == job.tokens[best] and self._left_by[sequence] == job.adapters:
-                shared = min(shared_length(held, job.tokens), len(job.tokens) - 1)
-                if self.deterministic:
-                    shared -= shared % self._alignment
-                if shared > best:
-                    best, source = shared, sequence
-        return source, best
 
     def _computes(self, other: Job, length: int) -> bool:
         """Whether a job is running and has not yet computed its first `length` tokens."""
@@ -350,24 +328,8 @@ class Scheduler:
         return needed <= 0
 
     def _start(self, job: Job, source: int, shared: int) -> None:
-        """Give a job a sequence with its prefix in it: the idle one whose loss will cost least to compute again."""
-
-        def loss(sequence: int) -> tuple[int, int, int]:
-            size = len(self.memory.tokens[sequence])
-            if sequence == source:  # taken over, it keeps the prefix
-                return size - shared, self._used[sequence], sequence
-            return (self.memory.releases(sequence), self._used[sequence], sequence) if size else (0, 0, sequence)
-
-        target = min(self._idle(), key=loss)
-        if target != source and not self.context.unified and shared < self.context.capacity // _WORTH_COPYING:
-            source, shared = -1, 0
-        if target == source or source < 0:
-            self.memory.truncate(target, shared)
-        else:
-            self.memory.share(source, target, shared)
-            self._touch(source)
-        self._left_by[target] = job.adapters
-        job.sequence = target
+        """Give a job a sequence with its prefix in it."""
+        job.sequence, shared = self._prefixes.take(self._idle(), source, shared, job.adapters)
         self.running.append(job)
         self.running.sort(key=lambda one: one.number)
         job.start(shared)
