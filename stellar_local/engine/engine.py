@@ -14,9 +14,9 @@ from types import TracebackType
 
 from ..errors import RequestError, StellarError, UsageError
 from ..native.context import Context
-from .job import Event, Job
+from .job import Event, Job, told
 from .request import Answer, Request
-from .scheduler import Scheduler, told
+from .scheduler import Scheduler
 
 
 class Stream:

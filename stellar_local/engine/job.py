@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RequestError
+from ..errors import RequestError, StellarError
 from ..native.model import Model
 from ..native.sampler import Sampler, logprobs
 from .request import Adapters, Answer, FinishReason, Request, Timing, TokenLogprob, Usage
@@ -158,3 +158,17 @@ class Job:
         if self._sampler is not None:
             self._sampler.close()
             self._sampler = None
+
+
+def told(error: BaseException) -> StellarError:
+    """An error as its request hears of it: a defect of ours is called one."""
+    if isinstance(error, StellarError):
+        return error
+    return RequestError("internal_error", f"internal error: {type(error).__name__}: {error}", "please report it")
+
+
+def twin(error: StellarError) -> StellarError:
+    """The same error again: each is raised where its own stream is read, and gathers that place's traceback."""
+    twin = error.__class__.__new__(error.__class__, *error.args)
+    twin.__dict__.update(error.__dict__)
+    return twin

@@ -13,12 +13,10 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 
-import numpy as np
-import numpy.typing as npt
-
-from ..errors import RequestError, StellarError
+from ..errors import StellarError
 from ..native.context import Chunk, Context, Decoded
-from .job import Job
+from ..native.sampler import best_tokens
+from .job import Job, told, twin
 from .memory import Memory, shared_length
 from .prefixes import Prefixes
 from .request import Adapters
@@ -27,30 +25,6 @@ _WORTH_WAITING = 8  # tokens: for a shorter common prefix a request does not wai
 _FIRST_GUESS = 128  # tokens that an answer is thought to need before any has finished
 _MOST_FAILURES = 3  # decode calls that may fail under a request before it is given up
 ALIGNMENT = 128  # tokens: in deterministic mode prompts are computed, and kept, in chunks that end at multiples of it
-
-
-def best_tokens(logits: npt.NDArray[np.float32], rows: list[int]) -> dict[int, int]:
-    """The likeliest token of each of some rows of logits, by row; rows where that is no number are left out."""
-    if not rows:
-        return {}
-    chosen = logits if len(rows) == len(logits) else logits[rows]
-    tokens = chosen.argmax(axis=1)
-    sound = np.isfinite(chosen[np.arange(len(rows)), tokens])
-    return {row: token for row, token, good in zip(rows, tokens.tolist(), sound.tolist(), strict=True) if good}
-
-
-def told(error: BaseException) -> StellarError:
-    """An error as its request hears of it: a defect of ours is called one."""
-    if isinstance(error, StellarError):
-        return error
-    return RequestError("internal_error", f"internal error: {type(error).__name__}: {error}", "please report it")
-
-
-def _twin(error: StellarError) -> StellarError:
-    """The same error again: each is raised where its own stream is read, and gathers that place's traceback."""
-    twin = error.__class__.__new__(error.__class__, *error.args)
-    twin.__dict__.update(error.__dict__)
-    return twin
 
 
 class Scheduler:
@@ -157,7 +131,7 @@ class Scheduler:
         self.waiting.clear()
         self._blocked = None
         for job in jobs:
-            job.fail(_twin(error))
+            job.fail(twin(error))
 
     def _failed(self, jobs: list[Job], error: StellarError) -> None:
         """A decode call failed: forget what it may have damaged. Each request gets a second chance, alone.

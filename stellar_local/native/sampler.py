@@ -198,6 +198,16 @@ def logprobs(logits: Logits, token: int, top: int) -> tuple[float, list[tuple[in
     return float(logits[token]) - total, [(int(other), float(logits[other]) - total) for other in ids]
 
 
+def best_tokens(logits: Logits, rows: list[int]) -> dict[int, int]:
+    """The likeliest token of each of some rows of logits, by row; rows where that is no number are left out."""
+    if not rows:
+        return {}
+    chosen = logits if len(rows) == len(logits) else logits[rows]
+    tokens = chosen.argmax(axis=1)
+    sound = np.isfinite(chosen[np.arange(len(rows)), tokens])
+    return {row: token for row, token, good in zip(rows, tokens.tolist(), sound.tolist(), strict=True) if good}
+
+
 def _finite(logits: Logits) -> Ids:
     """The tokens with a finite logit, ascending; RequestError if there are none."""
     ids: Ids = np.isfinite(logits).nonzero()[0]

@@ -1,0 +1,42 @@
+"""What the tests of the engine share: prompts, failing decodes, and what must hold of tokens and cells."""
+
+from __future__ import annotations
+
+import pytest
+
+from stellar_local.config import SamplingOptions
+from stellar_local.engine import Engine
+from stellar_local.native.context import Chunk, Context
+from stellar_local.native.model import Model
+
+GREEDY = SamplingOptions(temperature=0, max_tokens=12)
+
+PROMPTS = [(1, 20, 300, 41, 77, 5), (1, 9, 8, 7), (1, *range(100, 140)), (1, 400)]
+
+
+class Failing:
+    """Stands before llama_decode and returns `code` from call `first` on, `times` times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, context: Context, code: int, first: int, times: int) -> None:
+        self.calls = 0
+        decode = context._api.llama_decode
+
+        def failing(handle: object, batch: object) -> int:
+            self.calls += 1
+            return code if first <= self.calls < first + times else int(decode(handle, batch))
+
+        monkeypatch.setattr(context._api, "llama_decode", failing)
+
+
+def assert_cells_add_up(engine: Engine) -> None:
+    memory = engine._scheduler.memory
+    assert memory.free + sum(users > 0 for users in memory._users) == engine.context.n_ctx
+
+
+def is_greedy(model: Model, prompt: tuple[int, ...], answer: tuple[int, ...]) -> bool:
+    """Whether each token is the likeliest, or as likely within what rounding in differently composed batches costs."""
+    with Context(model, 512, outputs=512, n_batch=512) as context:
+        tokens = [*prompt, *answer]
+        context.decode([Chunk(0, 0, tokens, len(answer) + 1)])
+        rows = context.logits[:-1]
+        return all(float(row.max() - row[token]) < 0.02 for row, token in zip(rows, answer, strict=True))
