@@ -11,7 +11,8 @@ import pytest
 from stellar_local.batch.feeder import Ended, Feeder
 from stellar_local.batch.fields import Item
 from stellar_local.batch.runner import Runner
-from stellar_local.engine import Answer, Request, Timing, Usage
+from stellar_local.config import SamplingOptions
+from stellar_local.engine import Answer, Request, Timing, TokenLogprob, Usage
 from stellar_local.errors import RequestError, StellarError, UsageError
 from stellar_local.prompts import Turn
 
@@ -124,6 +125,33 @@ def test_as_many_as_asked_for_are_under_way_and_the_held_are_bounded() -> None:
     make(engine, written, parallel=4, tick=tick).run(items(3000), lambda _: None)
     assert [record["index"] for record in written] == list(range(3000))
     assert most_running <= 8
+
+
+def test_what_is_held_is_bounded_by_its_size_as_well() -> None:
+    """Behind a slow first line, records of a megabyte each: some 64 are held, not 1024."""
+    logprobs = tuple(TokenLogprob(7, b"x", -1.0, ((8, b"y", -2.0),) * 20) for _ in range(100))
+
+    def end(stream: FakeStream) -> None:
+        if stream.number:
+            stream.finish(Answer("x", "stop", Usage(1, 100, 0), Timing(0, 0, 0), 0, logprobs=logprobs))
+
+    engine = FakeEngine(end)
+    written: list[Mapping[str, Any]] = []
+    most = 0
+
+    def tick() -> None:
+        nonlocal most
+        if engine.streams and engine.streams[0].end is None:
+            most = len(engine.streams)
+            engine.streams[0].finish()
+
+    def asking(waiting: Callable[[], None]) -> Iterator[Item]:
+        options = SamplingOptions(logprobs=20)
+        return (Item(at, at, (Turn("x"),), sampling=options, end=at) for at in (0, *range(14, 200)))
+
+    make(engine, written, parallel=4, tick=tick).run(asking, lambda _: None)
+    assert len(written) == 187
+    assert 30 < most < 100
 
 
 def test_asked_to_stop_it_finishes_what_has_started() -> None:
