@@ -60,7 +60,7 @@ class Speed:
 def dry_run(runtime: Runtime, items: Iterable[Item], parallel: int, kv_type: str, as_json: bool) -> None:
     """Read all items, answer none, and tell: a table on stderr, or JSON on stdout."""
     counts = count(runtime, items)
-    memory = predict_memory(runtime, parallel, kv_type)
+    memory = predict_memory(runtime, kv_type)
     speed = probe(runtime, min(parallel, max(counts.valid, 1)))
     prompt = (counts.prompt - counts.shared) / speed.prompt
     generation = counts.answers / speed.generation
@@ -128,16 +128,18 @@ def count(runtime: Runtime, items: Iterable[Item]) -> Counts:
     return counts
 
 
-def predict_memory(runtime: Runtime, parallel: int, kv_type: str) -> dict[str, int]:
-    """Bytes by use. The compute buffers are llama.cpp's for a full batch: its widest rows, in float32."""
+def predict_memory(runtime: Runtime, kv_type: str) -> dict[str, int]:
+    """Bytes by use. The compute buffers are llama.cpp's for a full batch: its widest rows and its mask, in float32, and
+    the logits it may be asked for, once where they are computed and once where they are read.
+    """
     model, context = runtime.model, runtime.engine.context
     width, inner = model.header.value("embedding_length", 0), model.header.value("feed_forward_length", 0)
     inner = max(inner) if isinstance(inner, list) else inner
-    rows = context.n_batch * (2 * width + max(model.n_vocab, 3 * inner))
+    rows = context.n_batch * (2 * width + 3 * inner + context.n_ctx)
     return {
         "weights": model.size,
         "KV": kv_memory(model.header, context.n_ctx, kv_type),
-        "compute": 4 * (rows + parallel * model.n_vocab),
+        "compute": 4 * (rows + 2 * context.outputs * model.n_vocab),
         "program": _PROGRAM,
     }
 
