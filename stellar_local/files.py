@@ -72,7 +72,9 @@ def exclusive(lock: Path, what: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)
+            with suppress(OSError):
+                if not lock.stat().st_size:  # else it is a file of the user's that had our lock's name
+                    lock.unlink()
 
 
 def regular_target(path: Path) -> Path:

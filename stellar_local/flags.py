@@ -46,11 +46,10 @@ def open_runtime(model: Path, flags: dict[str, Any], verbose: bool, **more: Any)
     resolve(SamplingOptions, flags, config)  # a wrong value is told now, before the slow part
     from .native.library import set_verbose
     from .plan.choose import choose_model
-    from .session import Runtime
+    from .session import Runtime, asked_cells
 
     set_verbose(verbose)
-    each = more.get("per_request")
-    cells = each * more["parallel"] if each else runtime_options.ctx
+    cells = asked_cells(runtime_options, more.get("parallel", 1), more.get("per_request"))
     path = choose_model(model, runtime_options.level, cells, kv_type=runtime_options.kv)
     runtime = Runtime(path, runtime_options, **more)
     for note in runtime.notes:

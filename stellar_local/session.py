@@ -56,6 +56,11 @@ def _parse_adapters(texts: Sequence[str]) -> dict[str, tuple[Path, float]]:
     return found
 
 
+def asked_cells(options: RuntimeOptions, parallel: int = 1, per_request: int | None = None) -> int | None:
+    """The tokens of KV memory that a user asks for; None: as many as are usual."""
+    return per_request * parallel if per_request else options.ctx
+
+
 class Runtime:
     """A loaded model with an engine that runs `parallel` requests at once. Close it, or use it as a context manager.
 
@@ -92,10 +97,9 @@ class Runtime:
 
     def _engine(self, options: RuntimeOptions, parallel: int, deterministic: bool, per_request: int | None) -> Engine:
         trained = self.model.n_ctx_train
-        size = options.ctx or min(DEFAULT_CONTEXT, trained)
-        sequences = 1 if deterministic or parallel == 1 else parallel + KEPT_PREFIXES
-        if per_request:  # idle sequences would take memory that no other can use
-            size, sequences = per_request * parallel, parallel
+        size = asked_cells(options, parallel, per_request) or min(DEFAULT_CONTEXT, trained)
+        # With memory of their own, idle sequences would take what no other can use.
+        sequences = parallel if per_request or deterministic or parallel == 1 else parallel + KEPT_PREFIXES
         if parallel == 1 and size > trained:
             self.notes.append(f"the context of {size} exceeds the {trained} tokens this model was trained on")
         context = Context(
@@ -137,13 +141,14 @@ class Runtime:
         *,
         schema: dict[str, Any] | bool | None = None,
         grammar: str | None = None,
-        lora: Mapping[str, float] | None = None,
+        lora: Mapping[str, float | None] | None = None,
     ) -> Request:
         """Render and tokenize a conversation into a request. The template's stops are added to the sampling's.
 
-        `schema` is a JSON schema, `grammar` a GBNF text that the answer must follow; `lora` the adapters to use by
-        their files' stems, and their scales (None: those given with --lora). Raises UsageError where the template
-        cannot render it, RequestError for a grammar that cannot be used or an adapter that was not loaded.
+        `schema` is a JSON schema, `grammar` a GBNF text that the answer must follow. `lora` are the adapters to use by
+        their files' stems, and their scales (None: as given with --lora, or 1 where that is 0); None in all is what
+        --lora says. Raises UsageError where the template cannot render it, RequestError for a grammar that cannot be
+        used or an adapter that was not loaded.
         """
         texts = tuple(part.text for part in self.template.stop if isinstance(part, Text))
         named = (self.special(part.token) for part in self.template.stop if isinstance(part, Special))
@@ -162,12 +167,13 @@ class Runtime:
             return self._structures.schema(schema)
         return None if grammar is None else self._structures.gbnf(grammar)
 
-    def _named(self, scales: Mapping[str, float]) -> tuple[tuple[Adapter, float], ...]:
-        if unknown := sorted(set(scales) - set(self._loaded)):
+    def _named(self, lora: Mapping[str, float | None]) -> tuple[tuple[Adapter, float], ...]:
+        if unknown := sorted(set(lora) - set(self._loaded)):
             known = ", ".join(self._loaded) or "none"
             raise RequestError(
                 "unknown_adapter", f"no such adapter: {', '.join(unknown)}", f"loaded with --lora: {known}"
             )
+        scales = {name: (self.adapters[name] or 1.0) if scale is None else scale for name, scale in lora.items()}
         if wrong := [name for name, scale in scales.items() if not abs(scale) <= _MOST_SCALE]:
             raise RequestError("invalid_field", f"the scale of adapter {wrong[0]} must be within ±{_MOST_SCALE}")
         return tuple((self._loaded[name], float(scale)) for name, scale in sorted(scales.items()) if scale)

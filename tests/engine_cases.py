@@ -1,6 +1,9 @@
-"""What the tests of the engine share: prompts, failing decodes, and what must hold of tokens and cells."""
+"""What the tests of the engine share: a tiny model, an engine over it, prompts, failing decodes, what must hold."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +15,19 @@ from stellar_local.native.model import Model
 GREEDY = SamplingOptions(temperature=0, max_tokens=12)
 
 PROMPTS = [(1, 20, 300, 41, 77, 5), (1, 9, 8, 7), (1, *range(100, 140)), (1, 400)]
+
+
+@pytest.fixture(scope="module")
+def model(spm_model: Path) -> Iterator[Model]:
+    """The tiny SentencePiece model, loaded."""
+    with Model(spm_model) as model:
+        yield model
+
+
+@pytest.fixture
+def engine(model: Model) -> Iterator[Engine]:
+    with Engine(Context(model, 256, n_batch=32)) as engine:
+        yield engine
 
 
 class Failing:

@@ -113,3 +113,15 @@ def test_links_are_written_through_and_devices_are_refused(tmp_path: Path) -> No
     for path in (tmp_path / "pipe", tmp_path):
         with pytest.raises(StellarError, match="cannot write"):
             files.atomic_text(path, "x")
+
+
+def test_a_file_of_the_user_s_with_a_lock_s_name_is_left_alone(tmp_path: Path) -> None:
+    lock = tmp_path / "out.lock"
+    lock.write_text("mine")
+    with files.exclusive(lock, tmp_path / "out"):
+        pass
+    assert lock.read_text() == "mine"
+    lock.write_text("")
+    with files.exclusive(lock, tmp_path / "out"):
+        assert lock.exists()
+    assert not lock.exists()

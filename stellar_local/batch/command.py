@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from ..config import RuntimeOptions, SamplingOptions, read_config, resolve
+from ..config import RuntimeOptions, SamplingOptions
 from ..console import say, warn
 from ..errors import ExitCode, RequestError, StellarError, UsageError
 from ..files import read_text
@@ -128,13 +128,7 @@ def batch(model: Path, system: str | None, verbose: bool, dry_run: bool, **flags
         settings.source.check()
         runtime, defaults = _open(settings, model, flags, verbose)
         with runtime:
-            predict(
-                runtime,
-                settings.source.items(defaults),
-                settings.parallel,
-                resolve(RuntimeOptions, flags, read_config()).kv,
-                settings.json,
-            )
+            predict(runtime, settings.source.items(defaults), settings.parallel, settings.json)
         return
     code = _run(settings, lambda: _open(settings, model, flags, verbose))
     if code:
@@ -211,7 +205,7 @@ def _open(settings: Settings, model: Path, flags: dict[str, Any], verbose: bool)
     except StellarError as error:
         runtime.close()
         raise UsageError(error.message, error.hint or "mend it, or leave it out") from error
-    return runtime, replace(settings.defaults, sampling=sampling, adapters=runtime.adapters)
+    return runtime, replace(settings.defaults, sampling=sampling)
 
 
 def _try(runtime: Runtime, defaults: Defaults, sampling: SamplingOptions) -> None:

@@ -57,10 +57,10 @@ class Speed:
     generation: float
 
 
-def dry_run(runtime: Runtime, items: Iterable[Item], parallel: int, kv_type: str, as_json: bool) -> None:
+def dry_run(runtime: Runtime, items: Iterable[Item], parallel: int, as_json: bool) -> None:
     """Read all items, answer none, and tell: a table on stderr, or JSON on stdout."""
     counts = count(runtime, items)
-    memory = predict_memory(runtime, kv_type)
+    memory = predict_memory(runtime)
     speed = probe(runtime, min(parallel, max(counts.valid, 1)))
     prompt = (counts.prompt - counts.shared) / speed.prompt
     generation = counts.answers / speed.generation
@@ -128,7 +128,7 @@ def count(runtime: Runtime, items: Iterable[Item]) -> Counts:
     return counts
 
 
-def predict_memory(runtime: Runtime, kv_type: str) -> dict[str, int]:
+def predict_memory(runtime: Runtime) -> dict[str, int]:
     """Bytes by use. The compute buffers are llama.cpp's for a full batch: its widest rows and its mask, in float32, and
     the logits it may be asked for, once where they are computed and once where they are read.
     """
@@ -138,7 +138,7 @@ def predict_memory(runtime: Runtime, kv_type: str) -> dict[str, int]:
     rows = context.n_batch * (2 * width + 3 * inner + context.n_ctx)
     return {
         "weights": model.size,
-        "KV": kv_memory(model.header, context.n_ctx, kv_type),
+        "KV": kv_memory(model.header, context.n_ctx, context.kv_type),
         "compute": 4 * (rows + 2 * context.outputs * model.n_vocab),
         "program": _PROGRAM,
     }

@@ -25,13 +25,12 @@ KNOWN = frozenset({*CONTENT, *_OTHERS, *_SAMPLING})
 
 @dataclass(frozen=True)
 class Defaults:
-    """What holds for every line that does not say otherwise. `adapters` are those of --lora: name → scale."""
+    """What holds for every line that does not say otherwise."""
 
     sampling: SamplingOptions = SamplingOptions()
     system: str | None = None
     schema: dict[str, Any] | bool | None = None
     grammar: str | None = None
-    adapters: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -148,24 +147,21 @@ def _structure(data: Mapping[str, Any], defaults: Defaults) -> dict[str, Any]:
     if grammar is not None:
         extra["grammar"] = grammar
     if "lora" in data:
-        extra["lora"] = _adapters(data["lora"], defaults.adapters)
+        extra["lora"] = _adapters(data["lora"])
     return extra
 
 
-def _adapters(value: Any, declared: Mapping[str, float]) -> dict[str, float]:
-    """`lora`: a name, a list of names, an object name → scale, or null for none."""
+def _adapters(value: Any) -> dict[str, float | None]:
+    """`lora`: a name, a list of names, an object name → scale, or null for none. Where no scale is said, it is None."""
     names = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(names, (list, dict)) or not all(isinstance(name, str) for name in names):
         raise RequestError("invalid_field", "lora must be a name, a list of names, or an object of names and scales")
-    if unknown := [name for name in names if name not in declared]:
-        have = f"declared are {', '.join(declared)}" if declared else "declare adapters with --lora"
-        raise RequestError("unknown_adapter", f"no such adapter: {', '.join(unknown)}", have)
     if isinstance(names, list):
-        return {name: declared[name] or 1.0 for name in names}  # declared with 0: loaded for those who name it
+        return dict.fromkeys(names)
     for name, scale in names.items():
         if isinstance(scale, bool) or not isinstance(scale, (int, float)):
             raise RequestError("invalid_field", f"lora: the scale of {name} must be a number")
-    return {name: float(scale) for name, scale in names.items()}
+    return dict(names)
 
 
 def _text(data: Mapping[str, Any], key: str) -> str:

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from ..console import printable, say
 from ..engine import Answer
-from ..errors import RequestError, StellarError
+from ..engine.job import told
 from ..records import error_record, to_line
 from .fields import Item
 
@@ -27,11 +27,8 @@ _LEAST_LOGPROB = -9999.0  # what OpenAI writes for a probability of 0: JSON has 
 
 def record_of(item: Item, outcome: Answer | BaseException) -> dict[str, Any]:
     """The output object of one answer, times in seconds; or of the error that came instead."""
-    if isinstance(outcome, StellarError):
-        return error_record(item.id, item.index, outcome)
-    if isinstance(outcome, BaseException):  # a defect: it costs this line, not the others
-        what = RequestError("internal_error", f"{type(outcome).__name__}: {outcome}")
-        return error_record(item.id, item.index, what)
+    if isinstance(outcome, BaseException):  # a defect costs this line, not the others
+        return error_record(item.id, item.index, told(outcome))
     usage, timing = outcome.usage, outcome.timing
     record: dict[str, Any] = {
         "id": item.id,

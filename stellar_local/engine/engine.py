@@ -28,7 +28,7 @@ class Stream:
     def __init__(self, engine: Engine, on_end: Callable[[Stream], None] | None) -> None:
         self._engine, self._on_end = engine, on_end
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._end: Answer | BaseException | None = None
+        self._end: Answer | StellarError | None = None
         self._ended = threading.Event()
         self.job: Job | None = None  # the engine's side; None once it has ended
 
@@ -37,14 +37,14 @@ class Stream:
         while isinstance(event := self._events.get(), str):
             yield event
         self._events.put(event)  # for whoever else reads, now or later
-        if isinstance(event, BaseException):
+        if isinstance(event, StellarError):
             raise event
 
     @property
     def answer(self) -> Answer:
         """The finished answer; waits for it. Raises what the request failed with."""
         self._ended.wait()
-        if isinstance(self._end, BaseException):
+        if isinstance(self._end, StellarError):
             raise self._end
         assert self._end is not None
         return self._end
@@ -61,11 +61,13 @@ class Stream:
 
     def put(self, event: Event) -> None:
         """The engine's side of the stream."""
-        if not isinstance(event, str):
-            self._end, self.job = event, None
-            self._ended.set()
+        if isinstance(event, str):
+            self._events.put(event)
+            return
+        self._end, self.job = event, None
+        self._ended.set()
         self._events.put(event)
-        if self._on_end and not isinstance(event, str):
+        if self._on_end:
             with suppress(Exception):  # of the callback's; the engine's thread has others to serve
                 self._on_end(self)
 

@@ -17,7 +17,7 @@ from ..native.sampler import Sampler, logprobs
 from .request import Adapters, Answer, FinishReason, Request, Timing, TokenLogprob, Usage
 from .text import TextStream
 
-Event = str | Answer | BaseException
+Event = str | Answer | StellarError
 
 
 class Job:
@@ -148,10 +148,10 @@ class Job:
             )
         )
 
-    def fail(self, error: BaseException) -> None:
-        """Deliver what the request failed with."""
+    def fail(self, error: StellarError) -> None:
+        """Deliver what the request failed with; several may fail with the same."""
         self.release()
-        self._deliver(error)
+        self._deliver(_twin(error))
 
     def release(self) -> None:
         """Free native memory; safe to call twice."""
@@ -167,7 +167,7 @@ def told(error: BaseException) -> StellarError:
     return RequestError("internal_error", f"internal error: {type(error).__name__}: {error}", "please report it")
 
 
-def twin(error: StellarError) -> StellarError:
+def _twin(error: StellarError) -> StellarError:
     """The same error again: each is raised where its own stream is read, and gathers that place's traceback."""
     twin = error.__class__.__new__(error.__class__, *error.args)
     twin.__dict__.update(error.__dict__)

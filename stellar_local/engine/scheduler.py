@@ -16,7 +16,7 @@ from itertools import islice
 from ..errors import StellarError
 from ..native.context import Chunk, Context, Decoded
 from ..native.sampler import best_tokens
-from .job import Job, told, twin
+from .job import Job, told
 from .memory import Memory, shared_length
 from .prefixes import Prefixes
 from .request import Adapters
@@ -131,7 +131,7 @@ class Scheduler:
         self.waiting.clear()
         self._blocked = None
         for job in jobs:
-            job.fail(twin(error))
+            job.fail(error)
 
     def _failed(self, jobs: list[Job], error: StellarError) -> None:
         """A decode call failed: forget what it may have damaged. Each request gets a second chance, alone.

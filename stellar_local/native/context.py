@@ -69,6 +69,7 @@ class Context:
         if n_ctx <= 0:
             raise UsageError("the context must hold at least one token")
         self.model, self.sequences, self.unified = model, sequences, unified or sequences == 1
+        self.kv_type = kv_type
         params = self._api.llama_context_default_params()
         params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx, sequences, self.unified
         params.n_batch = params.n_ubatch = min(n_batch, n_ctx)

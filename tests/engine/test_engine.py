@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,18 +20,6 @@ from stellar_local.engine.scheduler import Scheduler
 from stellar_local.errors import RequestError, StellarError
 from stellar_local.native.context import Chunk, Context, Decoded
 from stellar_local.native.model import Model
-
-
-@pytest.fixture(scope="module")
-def model(spm_model: Path) -> Iterator[Model]:
-    with Model(spm_model) as model:
-        yield model
-
-
-@pytest.fixture
-def engine(model: Model) -> Iterator[Engine]:
-    with Engine(Context(model, 256, n_batch=32)) as engine:
-        yield engine
 
 
 def reference(base: Path, prompt: tuple[int, ...], count: int) -> list[int]:

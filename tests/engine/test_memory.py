@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stellar_local.engine.memory import Memory, shared_length
 from stellar_local.native.context import Chunk, Context, Decoded
 from stellar_local.native.model import Model
-
-
-@pytest.fixture(scope="module")
-def model(spm_model: Path) -> Iterator[Model]:
-    with Model(spm_model) as model:
-        yield model
 
 
 @given(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2)))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,18 +18,6 @@ from stellar_local.engine.scheduler import Scheduler
 from stellar_local.errors import RequestError, StellarError
 from stellar_local.native.context import Chunk, Context, Decoded
 from stellar_local.native.model import Model
-
-
-@pytest.fixture(scope="module")
-def model(spm_model: Path) -> Iterator[Model]:
-    with Model(spm_model) as model:
-        yield model
-
-
-@pytest.fixture
-def engine(model: Model) -> Iterator[Engine]:
-    with Engine(Context(model, 256, n_batch=32)) as engine:
-        yield engine
 
 
 def test_many_sequences_answer_as_one_does(model: Model, engine: Engine) -> None:

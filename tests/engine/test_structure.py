@@ -76,12 +76,6 @@ SCHEMAS: list[Any] = [
 
 
 @pytest.fixture(scope="module")
-def model(spm_model: Path) -> Iterator[Model]:
-    with Model(spm_model) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
 def bytes_model(bpe_model: Path) -> Iterator[Model]:
     with Model(bpe_model) as model:
         yield model

@@ -105,17 +105,19 @@ def test_the_runtime_knows_them_by_their_files_names(spm_model: Path, loras: Lor
     with Runtime(spm_model, options) as runtime:
         turns = [Turn("x")]
 
-        def used(lora: dict[str, float] | None) -> dict[str, float]:
+        def used(lora: dict[str, float | None] | None) -> dict[str, float]:
             request = runtime.request(turns, GREEDY, lora=lora)
             return {adapter.path.stem: scale for adapter, scale in request.adapters}
 
         assert used(None) == {"astro": 0.5}
         assert used({}) == {}
         assert used({"星": 1}) == {"星": 1.0}
+        assert used({"星": None, "astro": None}) == {"星": 1.0, "astro": 0.5}  # loaded with 0: for those who name it
         for wrong, kind in (
             ({"other": 1.0}, "unknown_adapter"),
             ({"astro": 1e9}, "invalid_field"),
             ({"astro": float("nan")}, "invalid_field"),
+            ({"astro": 10**400}, "invalid_field"),
         ):
             with pytest.raises(RequestError) as caught:
                 used(wrong)

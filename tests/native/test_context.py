@@ -17,12 +17,6 @@ from stellar_local.native.model import Model
 TOKENS = [1, 20, 300, 41, 77, 5]
 
 
-@pytest.fixture(scope="module")
-def model(spm_model: Path) -> Iterator[Model]:
-    with Model(spm_model) as model:
-        yield model
-
-
 @pytest.fixture
 def context(model: Model) -> Iterator[Context]:
     with Context(model, 256, sequences=3, n_batch=32) as context:
