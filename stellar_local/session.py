@@ -112,7 +112,11 @@ class Runtime:
         )
         # Several requests share the context; one alone may fill it, but not beyond what the model was trained on.
         longest = min(per_request or trained, trained) if parallel > 1 else per_request
-        return Engine(context, parallel, deterministic, longest)
+        try:
+            return Engine(context, parallel, deterministic, longest)
+        except BaseException:
+            context.close()
+            raise
 
     def _fallback(self) -> Renderer:
         self.notes.append(f"this model brings no chat template; using {FALLBACK_TEMPLATE} (choose with --template)")

@@ -85,6 +85,8 @@ class Context:
         params.abort_callback_data = ctypes.cast(self._flag, ctypes.c_void_p)
         complaints()
         self.handle: Any = None
+        self._counted = True  # in the model's contexts, until it is closed
+        model.contexts += 1
         try:
             with deferred_interrupt():
                 self.handle = self._api.llama_init_from_model(model.handle, params)
@@ -92,6 +94,7 @@ class Context:
             self.close()
             raise
         if not self.handle:
+            self.close()
             raise ModelError(
                 f"cannot create a context of {n_ctx} tokens: {complaints() or 'not enough memory'}",
                 "give a smaller --ctx, or --kv q8_0",
@@ -104,7 +107,6 @@ class Context:
         self._lengths = [0] * sequences
         self._wanted = 0
         self._batch = self._new_batch()
-        model.contexts += 1
 
     def _new_batch(self) -> Any:
         """A llama_batch over NumPy arrays, which are filled a column at a time: ctypes would cost µs an entry."""
@@ -247,6 +249,8 @@ class Context:
         if self.handle:
             self._api.llama_free(self.handle)
             self.handle = None
+        if self._counted:
+            self._counted = False
             self.model.contexts -= 1
 
     def __enter__(self) -> Context:
