@@ -2,7 +2,7 @@
 
 Layers, a module imports only from those to its right:
 cli > quickstart > batch, chat > flags > plan > session > engine > native, chat_template > prompts > records > config >
-console > files > errors
+spec > console > files > errors
 """
 
 __version__ = "0.1.0"

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import click
 
 from . import console
-from .config import RuntimeOptions, SamplingOptions, read_config, resolve, specs
+from .config import RuntimeOptions, SamplingOptions, read_config, resolve
+from .spec import specs
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

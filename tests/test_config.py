@@ -9,8 +9,9 @@ import gguf
 import pytest
 from conftest import Stellar
 
-from stellar_local.config import RuntimeOptions, SamplingOptions, model_defaults, read_config, resolve, specs
+from stellar_local.config import RuntimeOptions, SamplingOptions, model_defaults, read_config, resolve
 from stellar_local.errors import UsageError
+from stellar_local.spec import specs
 
 
 def test_order_of_sources() -> None:

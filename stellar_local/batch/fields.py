@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..config import SamplingOptions, specs
+from ..config import SamplingOptions
 from ..errors import RequestError, StellarError
 from ..prompts import Turn
 from ..records import Identifier
+from ..spec import specs
 
 CONTENT = ("prompt", "messages", "instruction")
 _OTHERS = ("id", "input", "system", "schema", "grammar", "lora")

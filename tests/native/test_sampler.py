@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from stellar_local.config import SamplingOptions, specs
+from stellar_local.config import SamplingOptions
 from stellar_local.errors import RequestError
 from stellar_local.native.context import Chunk, Context
 from stellar_local.native.library import api
 from stellar_local.native.model import Model
 from stellar_local.native.sampler import Sampler, logprobs
+from stellar_local.spec import specs
 
 Row = npt.NDArray[np.float32]
 PLAIN = SamplingOptions(temperature=1, top_k=0, top_p=1, min_p=0, seed=11)
