@@ -184,7 +184,15 @@ class SamplingOptions:
         metavar="TOKEN=BIAS",
     )
     # 2**32 - 1 is left out: to llama.cpp it means a random seed.
-    seed: int | None = option(None, "Random seed [default: a new one].", int, least=0, most=(1 << 32) - 2, metavar="N")
+    seed: int | None = option(
+        None,
+        "Random seed [default: random, a new one].",
+        int,
+        least=0,
+        most=(1 << 32) - 2,
+        words={"random": None},
+        metavar="N|random",
+    )
     logprobs: int | None = option(
         None,
         "Give each token's log-probability, and those of the N likeliest.",

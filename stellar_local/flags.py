@@ -5,15 +5,19 @@ Knows click and the options; knows nothing of what a command then does with the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from . import console
-from .config import RuntimeOptions, SamplingOptions, read_config, resolve
+from .config import Options, RuntimeOptions, SamplingOptions, read_config, resolve
 from .spec import specs
+
+if TYPE_CHECKING:
+    from .plan.choose import Choice
+    from .session import Runtime
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -40,19 +44,50 @@ system_option = click.option("--system", metavar="TEXT", help="System line inste
 model_argument = click.argument("model", type=click.Path(path_type=Path))
 
 
-def open_runtime(model: Path, flags: dict[str, Any], verbose: bool, **more: Any) -> tuple[Any, SamplingOptions]:
-    """Resolve options, choose the file and open it: (Runtime, sampling options). `more` goes to Runtime as it is."""
-    config = read_config()
-    runtime_options = resolve(RuntimeOptions, flags, config)
-    resolve(SamplingOptions, flags, config)  # a wrong value is told now, before the slow part
-    from .native.library import set_verbose
-    from .plan.choose import choose_model
-    from .session import Runtime, asked_cells
+class Setup:
+    """What the user asked for when a command started: it opens models, now or later, and says how to sample from them.
 
-    set_verbose(verbose)
-    cells = asked_cells(runtime_options, more.get("parallel", 1), more.get("per_request"))
-    path = choose_model(model, runtime_options.level, cells, kv_type=runtime_options.kv)
-    runtime = Runtime(path, runtime_options, **more)
+    Raises UsageError for a wrong value at once, before the slow part.
+    """
+
+    def __init__(self, flags: dict[str, Any], verbose: bool) -> None:
+        self._flags, self._config, self._verbose = flags, read_config(), verbose
+        self.runtime = resolve(RuntimeOptions, flags, self._config)
+        resolve(SamplingOptions, flags, self._config)
+
+    def options(self, kind: type[Options]) -> Options:
+        """Another class of options, from the same sources."""
+        return resolve(kind, self._flags, self._config)
+
+    def open(
+        self,
+        model: Path,
+        options: RuntimeOptions | None = None,
+        tell: Callable[[Choice], None] | None = None,
+        **more: Any,
+    ) -> Runtime:
+        """Choose the file that MODEL names, tell which, and open it; `more` goes to Runtime as it is."""
+        from .native.library import set_verbose
+        from .plan.choose import choose_model
+        from .session import Runtime, asked_cells
+
+        options = options or self.runtime
+        set_verbose(self._verbose)
+        cells = asked_cells(options, more.get("parallel", 1), more.get("per_request"))
+        choice = choose_model(model, options.level, cells, kv_type=options.kv)
+        if tell:
+            tell(choice)
+        return Runtime(choice.path, options, **more)
+
+    def sampling(self, model: Mapping[str, Any]) -> SamplingOptions:
+        """How to sample; `model` holds the model's own defaults."""
+        return resolve(SamplingOptions, self._flags, self._config, model=model)
+
+
+def open_runtime(model: Path, flags: dict[str, Any], verbose: bool, **more: Any) -> tuple[Runtime, SamplingOptions]:
+    """Resolve options, choose the file and open it: (Runtime, sampling options). `more` goes to Runtime as it is."""
+    setup = Setup(flags, verbose)
+    runtime = setup.open(model, **more)
     for note in runtime.notes:
         console.warn(note)
-    return runtime, resolve(SamplingOptions, flags, config, model=runtime.sampling)
+    return runtime, setup.sampling(runtime.sampling)

@@ -1,19 +1,21 @@
-"""A model made ready to talk to: opened, with its template, its engine, and conversations over them.
+"""A model made ready to talk to: opened, with its template, its adapters and its engine.
 
-Joins native, engine and prompts. Knows nothing of terminals, streams of lines or folders of levels.
+Joins native, engine and prompts. Knows nothing of conversations, terminals, streams of lines or folders of levels.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from .chat_template import ChatTemplate
 from .config import RuntimeOptions, SamplingOptions, model_defaults
-from .engine import Answer, Engine, Grammar, Request, Stream, Structures
+from .engine import Engine, Grammar, Request, Structures
 from .errors import RequestError, UsageError
 from .native.adapter import Adapter
 from .native.context import Context
@@ -39,17 +41,28 @@ def template_of(model: Model) -> Renderer | None:
     return None
 
 
+def parse_adapter(text: str) -> tuple[Path, float]:
+    """FILE[:SCALE] as file and scale. Raises UsageError for a scale that is out of range."""
+    head, colon, tail = text.rpartition(":")
+    try:
+        path, scale = (Path(head), float(tail)) if colon and not Path(text).exists() else (Path(text), 1.0)
+    except ValueError:
+        path, scale = Path(text), 1.0  # a colon of the path's own, as in C:\\adapter.gguf
+    return path, checked_scale(scale, f"--lora {text}: the scale")
+
+
+def checked_scale(scale: float, name: str) -> float:
+    """A LoRA scale that numbers can bear. Raises UsageError."""
+    if not abs(scale) <= _MOST_SCALE:  # NaN fails this as well
+        raise UsageError(f"{name} must be a number from -{_MOST_SCALE} to {_MOST_SCALE}")
+    return scale
+
+
 def _parse_adapters(texts: Sequence[str]) -> dict[str, tuple[Path, float]]:
     """FILE[:SCALE] texts → file and scale by the file's stem. Raises UsageError."""
     found: dict[str, tuple[Path, float]] = {}
     for text in texts:
-        head, colon, tail = text.rpartition(":")
-        try:
-            path, scale = (Path(head), float(tail)) if colon and not Path(text).exists() else (Path(text), 1.0)
-        except ValueError:
-            path, scale = Path(text), 1.0  # a colon of the path's own, as in C:\\adapter.gguf
-        if not abs(scale) <= _MOST_SCALE:
-            raise UsageError(f"--lora {text}: the scale must be a number from -{_MOST_SCALE} to {_MOST_SCALE}")
+        path, scale = parse_adapter(text)
         if path.stem in found:
             raise UsageError(f"--lora names two adapters {path.stem}", "rename one of the files")
         found[path.stem] = path, scale
@@ -80,23 +93,26 @@ class Runtime:
         per_request: int | None = None,
     ) -> None:
         self.notes: list[str] = []
+        self.options = options
+        self._lanes = parallel, deterministic, per_request
         chosen = load_template(options.template) if options.template else None  # before the slow part
         adapters = _parse_adapters(options.lora)
         self.model = Model(path, gpu_layers=ALL_LAYERS if options.gpu_layers is None else options.gpu_layers)
         try:
             self.sampling, unusable = model_defaults(SamplingOptions, self.model.header.metadata)
             self.notes += unusable
-            self.template: Renderer = chosen or template_of(self.model) or self._fallback()
+            self.template: Renderer = chosen or self.own_template()
             self._loaded = {name: Adapter(self.model, file) for name, (file, _) in adapters.items()}
             self.adapters = {name: scale for name, (_, scale) in adapters.items()}
             self._structures = Structures(self.model)
-            self.engine = self._engine(options, parallel, deterministic, per_request)
+            self.engine = self._engine()
         except BaseException:
             self.model.close()
             raise
 
-    def _engine(self, options: RuntimeOptions, parallel: int, deterministic: bool, per_request: int | None) -> Engine:
-        trained = self.model.n_ctx_train
+    def _engine(self) -> Engine:
+        options, trained = self.options, self.model.n_ctx_train
+        parallel, deterministic, per_request = self._lanes
         size = asked_cells(options, parallel, per_request) or min(DEFAULT_CONTEXT, trained)
         # With memory of their own, idle sequences would take what no other can use.
         sequences = parallel if per_request or deterministic or parallel == 1 else parallel + KEPT_PREFIXES
@@ -118,7 +134,10 @@ class Runtime:
             context.close()
             raise
 
-    def _fallback(self) -> Renderer:
+    def own_template(self) -> Renderer:
+        """The template that the model brings, or the one used where it brings none, which is noted."""
+        if found := template_of(self.model):
+            return found
         self.notes.append(f"this model brings no chat template; using {FALLBACK_TEMPLATE} (choose with --template)")
         return load_template(FALLBACK_TEMPLATE)
 
@@ -154,15 +173,30 @@ class Runtime:
         --lora says. Raises UsageError where the template cannot render it, RequestError for a grammar that cannot be
         used or an adapter that was not loaded.
         """
+        return self.request_of(
+            self.tokens(turns, system), sampling, grammar=self.structure(schema, grammar), lora=lora
+        )
+
+    def request_of(
+        self,
+        tokens: tuple[int, ...],
+        sampling: SamplingOptions,
+        *,
+        begun: int = 0,
+        grammar: Grammar | None = None,
+        lora: Mapping[str, float | None] | None = None,
+    ) -> Request:
+        """A request of a prompt's token ids, of which the last `begun` are the beginning of the answer."""
         texts = tuple(part.text for part in self.template.stop if isinstance(part, Text))
         named = (self.special(part.token) for part in self.template.stop if isinstance(part, Special))
         return Request(
-            tokens=self.tokens(turns, system),
+            tokens=tokens,
             sampling=replace(sampling, stop=sampling.stop + texts),
             stop_tokens=frozenset(token for token in named if token is not None),
             replace=self.template.identity,
-            grammar=self.structure(schema, grammar),
-            adapters=self._named(self.adapters if lora is None else lora),
+            grammar=grammar,
+            adapters=self.adapter_set(lora),
+            begun=begun,
         )
 
     def structure(self, schema: dict[str, Any] | bool | None, grammar: str | None) -> Grammar | None:
@@ -171,7 +205,9 @@ class Runtime:
             return self._structures.schema(schema)
         return None if grammar is None else self._structures.gbnf(grammar)
 
-    def _named(self, lora: Mapping[str, float | None]) -> tuple[tuple[Adapter, float], ...]:
+    def adapter_set(self, lora: Mapping[str, float | None] | None = None) -> tuple[tuple[Adapter, float], ...]:
+        """Adapters and scales by the files' stems, as a request wants them; those of --lora by default."""
+        lora = self.adapters if lora is None else lora
         if unknown := sorted(set(lora) - set(self._loaded)):
             known = ", ".join(self._loaded) or "none"
             raise RequestError(
@@ -181,6 +217,40 @@ class Runtime:
         if wrong := [name for name, scale in scales.items() if not abs(scale) <= _MOST_SCALE]:
             raise RequestError("invalid_field", f"the scale of adapter {wrong[0]} must be within ±{_MOST_SCALE}")
         return tuple((self._loaded[name], float(scale)) for name, scale in sorted(scales.items()) if scale)
+
+    @cached_property
+    def vocabulary(self) -> str:
+        """A digest of the vocabulary: token ids mean the same to models where it is equal."""
+        tokens = self.model.header.metadata.get("tokenizer.ggml.tokens", [])
+        return hashlib.sha256("\0".join(map(str, tokens)).encode("utf-8", "replace")).hexdigest()[:16]
+
+    def adapter_path(self, name: str) -> Path:
+        """The file of an adapter that is loaded."""
+        return self._loaded[name].path
+
+    def load_adapter(self, path: Path, scale: float) -> str:
+        """Load one more LoRA adapter, or give one that is loaded another scale; returns its name, the file's stem.
+
+        Nothing may be running. The context is made anew, as llama.cpp plans its graphs for the adapters that there
+        are. Raises ModelError or UsageError, and all is as before.
+        """
+        name = path.stem
+        checked_scale(scale, "the scale")
+        if name in self._loaded:
+            if self._loaded[name].path.resolve() != path.resolve():
+                raise UsageError(f"another adapter named {name} is loaded", "rename one of the files")
+            self.adapters[name] = scale
+            return name
+        adapter = Adapter(self.model, path)
+        self.engine.close()
+        try:
+            self.engine = self._engine()
+        except BaseException:
+            adapter.close()
+            self.engine = self._engine()  # as large as the one that was there
+            raise
+        self._loaded[name], self.adapters[name] = adapter, scale
+        return name
 
     def close(self) -> None:
         """Stop the engine and free the model."""
@@ -197,47 +267,3 @@ class Runtime:
     ) -> None:
         self.close()
 
-
-@dataclass
-class Conversation:
-    """Turns with memory. What the model reads again is rendered anew; the engine finds what it has in memory.
-
-    `dropped` counts the oldest turns that no longer fit and were left out of the last prompt.
-    """
-
-    runtime: Runtime
-    sampling: SamplingOptions
-    system: str | None = None
-    turns: list[Turn] = field(default_factory=list)
-    dropped: int = 0
-    _asked: str = field(default="", init=False)
-
-    def ask(self, text: str) -> Stream:
-        """Send a message; hand the finished stream's answer to `keep`.
-
-        Whole oldest turns are left out while the prompt does not fit beside an answer. Raises RequestError if the
-        message alone does not.
-        """
-        turns = [*self.turns, Turn(text)]
-        room = self.runtime.engine.longest
-        # A quarter of the context stays free for the answer, or less if less was asked for.
-        wanted = min(self.sampling.max_tokens or room // 4, room // 4)
-        self.dropped = 0
-        while True:
-            request = self.runtime.request(turns[self.dropped :], self.sampling, self.system)
-            if len(request.tokens) + wanted <= room or self.dropped == len(self.turns):
-                break
-            self.dropped += 1
-        stream = self.runtime.engine.submit(request)
-        self._asked = text
-        return stream
-
-    def keep(self, answer: Answer) -> None:
-        """Remember the last question with its answer, also one cut short; an empty one is forgotten."""
-        if answer.text.strip():
-            self.turns.append(Turn(self._asked, answer.text))
-
-    def clear(self) -> None:
-        """Forget all turns; the system line stays."""
-        self.turns.clear()
-        self.dropped = 0

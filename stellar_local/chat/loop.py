@@ -1,58 +1,39 @@
-"""The chat loop: read a message, stream the answer, remember both. Knows the terminal only through its interface."""
+"""The chat loop: read a message or a command, run it, until the input ends. Knows the terminal by its interface only."""
 
 from __future__ import annotations
 
-from ..engine import Answer
 from ..errors import StellarError
-from ..session import Conversation
-from .commands import Leave, run_command
-from .terminal import Terminal
+from . import about_commands, model_commands, session_commands, turn_commands  # noqa: F401 - they fill the table
+from .answering import ask
+from .state import Chat
+from .table import Leave, is_command, run_command
 
 
-def chat(conversation: Conversation, terminal: Terminal) -> None:
-    """Run until the input ends or /exit. A failed turn is reported and the chat goes on.
+def run(chat: Chat) -> None:
+    """Run until the input ends or /exit. A failed turn or command is reported and the chat goes on.
 
-    Ctrl-C during an answer stops the answer and keeps what came; without a person at the keyboard it is passed on.
+    Without a person at the keyboard, what fails ends it: a script must know.
     """
-    while (line := terminal.read()) is not None:
-        message = line.strip()
-        if not message:
+    terminal = chat.terminal
+    while True:
+        draft, chat.draft = chat.draft, ""
+        line = terminal.read(draft)
+        if line is None:
+            return
+        if not line.strip():  # as Ctrl-C leaves it; in BayLing's own chat an empty line ended all
             continue
         try:
-            if message.startswith("/"):
-                run_command(message, conversation, terminal)
+            if is_command(line):
+                run_command(chat, line)
             else:
-                converse(conversation, terminal, message)
+                ask(chat, (line[1:] if line.startswith("//") else line).strip())
         except Leave:
             return
+        except KeyboardInterrupt:  # in a command, such as the loading of a model
+            if not terminal.interactive:
+                raise
+            terminal.note(chat.texts("chat.interrupted"))
         except StellarError as error:
             if not terminal.interactive:
                 raise
-            terminal.note(f"[{error.message}{'; ' + error.hint if error.hint else ''}]")
-
-
-def converse(conversation: Conversation, terminal: Terminal, message: str) -> Answer:
-    """Ask once, show the answer as it comes, remember it. Raises RequestError if the message does not fit."""
-    stream = conversation.ask(message)
-    if conversation.dropped:
-        terminal.note(f"[the context is full: the oldest {conversation.dropped} turns were left out]")
-    interrupted = False
-    try:
-        for piece in stream:
-            terminal.write(piece)
-    except KeyboardInterrupt:
-        stream.cancel()
-        if not terminal.interactive:
-            raise
-        interrupted = True
-        for piece in stream:
-            terminal.write(piece)
-    answer = stream.answer
-    terminal.end_answer()
-    conversation.keep(answer)
-    if interrupted:
-        terminal.note("[interrupted]")
-    elif answer.finish_reason == "length":
-        cut_by_choice = answer.usage.completion_tokens == conversation.sampling.max_tokens
-        terminal.note(f"[the answer was cut: {'--max-tokens' if cut_by_choice else 'the context is full'}]")
-    return answer
+            terminal.note(f"[{chat.said(error)}]")

@@ -47,3 +47,7 @@ class Texts:
     def __call__(self, key: str, **values: object) -> str:
         text = catalogue()[key][self.language]
         return re.sub(r"\{(\w+)\}", lambda found: str(values[found[1]]), text) if values else text
+
+    def has(self, key: str) -> bool:
+        """Whether there is a text of this key."""
+        return key in catalogue()

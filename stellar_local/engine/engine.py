@@ -29,7 +29,7 @@ class Stream:
         self._engine, self._on_end = engine, on_end
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._end: Answer | StellarError | None = None
-        self._ended = threading.Event()
+        self._ended, self._begun = threading.Event(), threading.Event()
         self.job: Job | None = None  # the engine's side; None once it has ended
 
     def __iter__(self) -> Iterator[str]:
@@ -59,14 +59,20 @@ class Stream:
         """Stop generating within one step; the answer then holds what came, with finish_reason "cancelled"."""
         self._engine.cancel(self)
 
+    def wait(self, timeout: float) -> bool:
+        """Whether the first piece, or the end, is there; waits for it, `timeout` seconds at most."""
+        return self._begun.wait(timeout)
+
     def put(self, event: Event) -> None:
         """The engine's side of the stream."""
         if isinstance(event, str):
             self._events.put(event)
+            self._begun.set()
             return
         self._end, self.job = event, None
         self._ended.set()
         self._events.put(event)
+        self._begun.set()
         if self._on_end:
             with suppress(Exception):  # of the callback's; the engine's thread has others to serve
                 self._on_end(self)

@@ -14,7 +14,8 @@ from .model import Model
 
 
 class Adapter:
-    """An adapter in memory; freed with its model. Load it before a context is made.
+    """An adapter in memory; freed with its model, or by `close` while no context uses it. Load it before a context is
+    made.
 
     Raises ModelError if the file is missing, is no LoRA adapter in GGUF, or belongs to another architecture or shape.
     Format: llama.cpp's convert_lora_to_gguf.py, which `stellar convert --lora-gguf` follows.
@@ -37,3 +38,9 @@ class Adapter:
                 f"llama.cpp cannot use the adapter {path}: {complaints() or 'no reason given'}",
                 "it must have been trained on this model",
             )
+
+    def close(self) -> None:
+        """Free the adapter's memory before its model's; safe to call twice."""
+        if self.handle:
+            api().llama_adapter_lora_free(self.handle)
+            self.handle = None

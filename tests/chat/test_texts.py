@@ -8,7 +8,11 @@ import pytest
 from conftest import ROOT
 
 from stellar_local.chat import texts
+from stellar_local.chat.loop import COMMANDS
+from stellar_local.chat.state import NOT_IN_CHAT
 from stellar_local.chat.texts import LANGUAGES, Texts, catalogue, language_of
+from stellar_local.config import ChatOptions, SamplingOptions
+from stellar_local.spec import specs
 
 SAME = {"en": r"[A-Za-z]", "zh": r"[\u4e00-\u9fff]"}  # what a text of the language has at least one of
 SOURCES = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "stellar_local").rglob("*.py"))
@@ -17,10 +21,20 @@ SOURCES = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "stella
 @pytest.mark.parametrize("key", list(catalogue()))
 def test_each_text_is_there_in_both_languages(key: str) -> None:
     row = catalogue()[key]
-    assert set(row) == set(LANGUAGES)
+    assert set(row) == ({"zh"} if key.startswith("option.") else set(LANGUAGES))  # an option's English is its --help
     for language, text in row.items():
         assert re.search(SAME[language], re.sub(r"\{\w+\}", "", text)), f"{key} is not written in {language}: {text!r}"
-    assert set(re.findall(r"\{\w+\}", row["en"])) == set(re.findall(r"\{\w+\}", row["zh"]))
+    assert len({frozenset(re.findall(r"\{\w+\}", text)) for text in row.values()}) == 1
+
+
+def test_each_option_of_the_chat_is_explained_in_chinese() -> None:
+    options = {*specs(SamplingOptions), *specs(ChatOptions)} - set(NOT_IN_CHAT)
+    assert {key.partition(".")[2] for key in catalogue() if key.startswith("option.")} == options
+
+
+def test_each_command_is_explained() -> None:
+    explained = {key.partition(".")[2] for key in catalogue() if key.startswith("command.")}
+    assert explained == {name[1:] for name in COMMANDS}
 
 
 def test_each_text_is_used_and_each_that_is_used_exists() -> None:

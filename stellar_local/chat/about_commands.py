@@ -1,0 +1,112 @@
+"""Commands that tell: help, the context, what was counted, tokens, what fits this machine; and the one that leaves."""
+
+from __future__ import annotations
+
+from ..console import printable
+from ..errors import StellarError
+from .state import Chat
+from .table import COMMANDS, Leave, command
+from .widths import fitted, width
+
+_SHOWN_TOKENS = 200
+
+
+@command("/help", "[COMMAND]", lambda chat, words: [name[1:] for name in COMMANDS] if len(words) == 1 else [])
+def _help(chat: Chat, rest: str) -> None:
+    texts, note = chat.texts, chat.terminal.note
+    if rest:
+        found = COMMANDS.get("/" + rest.lstrip("/").lower())
+        if found is None:
+            raise StellarError(texts("chat.unknown", name=rest), texts("chat.similar", names="/help"))
+        note(f"{found.usage}\n  {found.help(texts)}")
+        return
+    longest = max(len(one.usage) for one in COMMANDS.values() if len(one.usage) < 30)
+    for one in COMMANDS.values():
+        if len(one.usage) > longest:
+            note(f"  {one.usage}\n  {'':<{longest}}  {one.help(texts)}")
+        else:
+            note(f"  {one.usage:<{longest}}  {one.help(texts)}")
+    note(texts("chat.keys_help"))
+
+
+@command("/exit")
+def _exit(chat: Chat, rest: str) -> None:
+    raise Leave
+
+
+@command("/context")
+def _context(chat: Chat, rest: str) -> None:
+    talk, texts, note = chat.conversation, chat.texts, chat.terminal.note
+    size, used = chat.runtime.engine.longest, talk.used()
+    bar = "█" * round(30 * min(used, size) / size)
+    note(f"{bar:░<30} {texts('chat.used', used=f'{used:,}', size=f'{size:,}', share=round(100 * used / size))}")
+    before = talk.system_tokens()
+    note(f"  {texts('chat.part_system')}: {before:,}")
+    kept = talk.turns[talk.dropped :]
+    for place in range(len(kept)):
+        after = len(talk.tokens(kept[: place + 1], None))
+        head = fitted(" ".join(kept[place].question.split()), 40)
+        note(f"  {talk.dropped + place + 1}. {head}: {after - before:,}")
+        before = after
+    if talk.dropped:
+        note("  " + texts("chat.left_out", turns=talk.dropped))
+    note("  " + texts(f"chat.policy_{talk.overflow}"))
+
+
+@command("/stats")
+def _stats(chat: Chat, rest: str) -> None:
+    texts, note, totals = chat.texts, chat.terminal.note, chat.totals
+    if chat.last is None:
+        note(texts("chat.no_stats"))
+        return
+    last = chat.last
+    computed = last.usage.prompt_tokens - last.usage.cached_tokens
+    note(
+        texts(
+            "chat.stats_last",
+            prompt=f"{last.usage.prompt_tokens:,}",
+            cached=f"{last.usage.cached_tokens:,}",
+            first=f"{last.timing.prompt:.2f}",
+            generated=f"{last.usage.completion_tokens:,}",
+            speed=f"{last.timing.tokens_per_second(last.usage.completion_tokens):.1f}",
+            reading=f"{computed / last.timing.prompt if last.timing.prompt > 0 else 0:.0f}",
+        )
+    )
+    note(
+        texts(
+            "chat.stats_all",
+            answers=totals.answers,
+            prompt=f"{totals.prompt:,}",
+            cached=f"{totals.cached:,}",
+            generated=f"{totals.generated:,}",
+            seconds=f"{totals.prompt_seconds + totals.generation_seconds:.1f}",
+        )
+    )
+
+
+@command("/tokens", "[TEXT]")
+def _tokens(chat: Chat, rest: str) -> None:
+    """A text's tokens, each with its id; without a text, of the last answer."""
+    model = chat.runtime.model
+    turns = chat.conversation.turns
+    if not rest and not turns:
+        raise StellarError(chat.texts("chat.no_turns"))
+    ids = model.tokenize(rest) if rest else turns[-1].tokens or model.tokenize(turns[-1].answer)
+    pieces = [f"{token}:{_visible(model.piece(token))}" for token in ids[:_SHOWN_TOKENS]]
+    chat.terminal.note(" ".join(pieces) + (" …" if len(ids) > _SHOWN_TOKENS else ""))
+    chat.terminal.note(chat.texts("chat.tokens", count=f"{len(ids):,}"))
+
+
+def _visible(piece: bytes) -> str:
+    """A token's bytes on one line: a space as ▁, what is no whole character in hexadecimal."""
+    try:
+        text = piece.decode("utf-8")
+    except UnicodeDecodeError:
+        return piece.hex(" ")
+    shown = printable(text.replace(" ", "▁").replace("\n", "⏎").replace("\t", "⇥"))
+    return shown or piece.hex(" ")
+
+
+@command("/plan")
+def _plan(chat: Chat, rest: str) -> None:
+    raise NotImplementedError

@@ -1,0 +1,142 @@
+"""From a command line to a chat: the session it goes on with, the model, the terminal, and what is said at the start."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..config import ChatOptions, RuntimeOptions
+from ..errors import UsageError
+from ..flags import Setup
+from ..plan.choose import Choice
+from ..session import parse_adapter
+from .markdown import answer_view, warm
+from .sessions import Session, Store, data_folder
+from .state import Chat
+from .table import suggestions
+from .terminal import PlainTerminal, Terminal, open_terminal
+from .texts import Texts, language_of
+from .toolbar import toolbar
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the command line asks of a chat, beside the options: `session` is to be gone on with, or begun; `last` asks
+    for the one used last; `private` saves nothing; `once` is for a single question. `given` names the options asked for.
+    """
+
+    model: Path | None = None
+    session: str | None = None
+    last: bool = False
+    private: bool = False
+    once: bool = False
+    system: str | None = None
+    given: frozenset[str] = frozenset()
+
+
+@contextmanager
+def open_chat(setup: Setup, wish: Wish) -> Iterator[Chat]:
+    """A chat that is ready to be run, and closed afterwards. Raises StellarError for what cannot be opened."""
+    options = setup.options(ChatOptions)
+    texts = Texts(options.ui_lang or language_of())
+    with ExitStack() as held:
+        store = None if wish.private else Store(data_folder() / "sessions")
+        name, saved = _session(store, wish, texts, held)
+        made: list[Chat] = []  # the terminal asks the chat, which is made with the terminal
+        terminal = _terminal(made, options, texts, wish)
+        if terminal.interactive:
+            threading.Thread(target=warm, daemon=True).start()  # while the model loads
+        if wish.model is None and (saved is None or not saved.model):
+            raise UsageError(texts("chat.no_model"), texts("chat.give_model"))
+        model = wish.model or Path(saved.model if saved else "")
+
+        def tell(choice: Choice) -> None:
+            if terminal.interactive and choice.of > 1:
+                terminal.note(told_choice(texts, choice))
+
+        runtime = setup.open(model, _runtime_options(setup.runtime, saved, wish, texts, terminal), tell)
+        try:
+            chat = Chat(
+                setup,
+                runtime,
+                terminal,
+                options,
+                store,
+                saving=terminal.interactive or name is not None,
+                system=wish.system,
+                template=runtime.options.template,
+                lock=held.pop_all(),
+            )
+        except BaseException:
+            runtime.close()
+            raise
+    made.append(chat)
+    try:
+        for note in runtime.notes:
+            terminal.note(f"[{note}]")
+        if terminal.interactive:
+            terminal.note(chat.described())
+        if name is not None:
+            _go_on(chat, name, saved, wish)
+        yield chat
+    finally:
+        chat.close()
+
+
+def _session(store: Store | None, wish: Wish, texts: Texts, held: ExitStack) -> tuple[str | None, Session | None]:
+    """The session to go on with, locked: its name, None where there is none, and what is saved of it."""
+    if store is None or not (wish.last or wish.session is not None):
+        return None, None
+    name = store.last() if wish.last else wish.session
+    if name is None:
+        raise UsageError(texts("chat.no_last"), texts("chat.give_model"))
+    held.enter_context(store.lock(name))
+    return name, store.load(name) if name in store.names() else None
+
+
+def _terminal(made: list[Chat], options: ChatOptions, texts: Texts, wish: Wish) -> Terminal:
+    if wish.once:
+        return PlainTerminal(texts)
+    return open_terminal(
+        texts,
+        suggest=lambda line: suggestions(made[0], line) if made else [],
+        toolbar=lambda columns: toolbar(made[0], columns) if made else "",
+        view=lambda out: answer_view((made[0].options if made else options).style, out),
+        history=None if wish.private else data_folder() / "history",
+        keys=lambda: (made[0].options if made else options).keys,
+    )
+
+
+def _runtime_options(
+    options: RuntimeOptions, saved: Session | None, wish: Wish, texts: Texts, terminal: Terminal
+) -> RuntimeOptions:
+    """How to open the model: as the session had it, where the command line does not say."""
+    if saved is None:
+        return options
+    if "template" not in wish.given and saved.template:
+        options = replace(options, template=saved.template)
+    if "lora" not in wish.given and saved.lora:
+        there = [text for text in saved.lora if parse_adapter(text)[0].is_file()]
+        for text in sorted(set(saved.lora) - set(there)):
+            terminal.note(texts("chat.lora_missing", path=text))
+        options = replace(options, lora=tuple(there))
+    return options
+
+
+def _go_on(chat: Chat, name: str, saved: Session | None, wish: Wish) -> None:
+    """Take the session's conversation, and its KV memory where that is still good; say so."""
+    if saved is None:
+        chat.session = Session(name=name)
+        return
+    chat.session = saved
+    chat.adopt(saved, wish.given)
+    chat.tell_resumed()
+
+
+def told_choice(texts: Texts, choice: Choice) -> str:
+    """Which level was picked, and why, in one line."""
+    raise NotImplementedError

@@ -1,0 +1,45 @@
+"""Files that a message is made of: their paths as people type them, and their text. Knows no commands."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from ..errors import StellarError
+from ..files import read_text
+from .state import Chat
+
+
+def split_path(rest: str) -> tuple[Path, str]:
+    """A path and what follows it. The path may be quoted, begin with ~, or, where that file exists, hold spaces.
+
+    Raises StellarError where there is none.
+    """
+    whole = Path(rest).expanduser()
+    if rest and rest[0] not in "'\"" and whole.exists():
+        return whole, ""
+    try:
+        first = next(iter(shlex.shlex(rest, posix=True, punctuation_chars=False)), "") if rest[:1] in ("'", '"') else None
+    except ValueError:
+        first = None
+    if first is not None:
+        return Path(first).expanduser(), rest[len(first) + 2 :].strip()
+    name, _, question = rest.partition(" ")
+    return Path(name).expanduser(), question.strip()
+
+
+def read_message_file(chat: Chat, path: Path) -> str:
+    """The text of a file that is to be part of a message. Raises StellarError if it is none, or empty, or too long."""
+    if not str(path) or str(path) == ".":
+        raise StellarError(chat.texts("chat.no_file"))
+    if path.is_dir():
+        raise StellarError(chat.texts("chat.is_folder", path=path))
+    size, room = path.stat().st_size if path.exists() else 0, chat.runtime.engine.longest
+    if size > 64 * room:  # bytes: no tokenizer makes that few tokens of text
+        raise StellarError(chat.texts("chat.file_too_long", path=path, room=f"{room:,}"))
+    text = read_text(path, chat.texts("chat.the_file")).strip("\n")
+    if not text.strip():
+        raise StellarError(chat.texts("chat.file_empty", path=path))
+    if len(chat.runtime.model.tokenize(text)) >= room:
+        raise StellarError(chat.texts("chat.file_too_long", path=path, room=f"{room:,}"))
+    return text

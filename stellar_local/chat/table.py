@@ -1,0 +1,139 @@
+"""The table of commands: it makes /help, completion and the docs, and runs them. The commands are in modules of theirs.
+
+Knows how a line names a command; knows nothing of what any of them does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import StellarError
+from .state import Chat
+from .terminal import Suggestion
+from .texts import Texts
+
+Run = Callable[[Chat, str], None]
+Complete = Callable[[Chat, list[str]], Iterable[str]]  # the words so far, the last one unfinished → words for its place
+
+_ALIASES = {  # what other tools and BayLing's own chat call them
+    "q": "/clear",
+    "!reset": "/clear",
+    "/reset": "/clear",
+    "!exit": "/exit",
+    "/quit": "/exit",
+    "/bye": "/exit",
+    "/q": "/exit",
+    "/?": "/help",
+    "/retry": "/regen",
+    "/regenerate": "/regen",
+    "/forget": "/undo",
+}
+
+
+class Leave(Exception):
+    """Raised by the command that ends the chat."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its name, its arguments as /help shows them, what it does, and what completes its arguments."""
+
+    name: str
+    arguments: str
+    run: Run
+    complete: Complete
+
+    @property
+    def usage(self) -> str:
+        return f"{self.name} {self.arguments}".rstrip()
+
+    def help(self, texts: Texts) -> str:
+        """What it does, in one line."""
+        return texts(f"command.{self.name[1:]}")
+
+
+COMMANDS: dict[str, Command] = {}
+
+
+def nothing(chat: Chat, words: list[str]) -> Iterable[str]:
+    """Completes nothing."""
+    return ()
+
+
+def command(name: str, arguments: str = "", complete: Complete = nothing) -> Callable[[Run], Run]:
+    """A decorator that puts a function into the table. It gets the chat and the rest of the line, stripped."""
+
+    def add(run: Run) -> Run:
+        COMMANDS[name] = Command(name, arguments, run, complete)
+        return run
+
+    return add
+
+
+def is_command(line: str) -> bool:
+    """Whether a line is a command and no message: `//` at its beginning is how a message begins with a slash."""
+    return line.strip() in _ALIASES or (line.startswith("/") and not line.startswith("//"))
+
+
+def run_command(chat: Chat, line: str) -> None:
+    """Run a line that is a command. Raises Leave, and StellarError for what the command refuses."""
+    name, _, rest = line.strip().partition(" ")
+    name = name.partition("\n")[0].lower()
+    found = COMMANDS.get(_ALIASES.get(name, name))
+    if found is None:
+        close = [one for one in COMMANDS if one.startswith(name[:3])]
+        raise StellarError(chat.texts("chat.unknown", name=name), chat.texts("chat.similar", names=", ".join(close or ["/help"])))
+    found.run(chat, line.strip()[len(name) :].strip())
+
+
+def suggestions(chat: Chat, line: str) -> list[Suggestion]:
+    """What may stand at the end of a line that begins with a slash."""
+    if not is_command(line) or "\n" in line:
+        return []
+    words = line.split(" ")
+    if len(words) == 1:
+        return [
+            Suggestion(name, len(line), f"{one.arguments}  {one.help(chat.texts)}".strip())
+            for name, one in COMMANDS.items()
+            if name.startswith(line.lower())
+        ]
+    found = COMMANDS.get(words[0].lower())
+    if found is None:
+        return []
+    begun = words[-1]
+    return [Suggestion(word, len(begun)) for word in found.complete(chat, words[1:]) if word.startswith(begun)]
+
+
+def files(*suffixes: str) -> Complete:
+    """Completes paths of folders and of files that end so; all files where no suffix is given."""
+
+    def complete(chat: Chat, words: list[str]) -> Iterable[str]:
+        if len(words) > 1:
+            return []
+        head, _, _ = words[0].rpartition("/")
+        folder = Path(os.path.expanduser(head + "/" if head or words[0].startswith("/") else "."))
+        try:
+            entries = sorted(folder.iterdir())
+        except OSError:
+            return []
+        prefix = words[0][: len(words[0]) - len(words[0].rpartition("/")[2])]
+        return [
+            prefix + entry.name + ("/" if entry.is_dir() else "")
+            for entry in entries
+            if not entry.name.startswith(".") and (entry.is_dir() or not suffixes or entry.name.endswith(suffixes))
+        ]
+
+    return complete
+
+
+def number(chat: Chat, text: str, default: int) -> int:
+    """A command's whole number, which may be left out. Raises StellarError."""
+    if not text:
+        return default
+    try:
+        return int(text)
+    except ValueError:
+        raise StellarError(chat.texts("chat.no_number", text=text)) from None
