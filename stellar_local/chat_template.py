@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from .errors import RequestError, UsageError
-from .prompts import Segment, Special, Text, Turn, merged
+from .errors import RequestError, StellarError, UsageError
+from .prompts import Segment, Special, Spoken, Text, Turn, merged
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -39,22 +39,24 @@ class ChatTemplate:
     def render(self, turns: Sequence[Turn], system: str | None = None) -> list[Segment]:
         """Render a conversation; the model's default system line is used where `system` is None or "".
 
-        Raises UsageError if the template is broken, RequestError if it refuses this conversation.
+        A response with tokens is Spoken where the template puts it as the model generated it: after the same text, and
+        before a special token. Raises UsageError if the template is broken, RequestError if it refuses this
+        conversation.
         """
-        held: dict[str, str] = {}
+        held: dict[str, Text | Spoken] = {}
 
-        def hold(text: str) -> str:
-            # Letters only, so that a template's trimming or case tests leave it alone.
-            key = "held" + secrets.token_hex(12).translate(_LETTERS)
-            held[key] = text
+        def hold(part: Text | Spoken) -> str:
+            key = _placeholder()
+            held[key] = part
             return key
 
-        messages = [{"role": "system", "content": hold(system)}] if system else []
+        messages = [{"role": "system", "content": hold(Text(system))}] if system else []
         for turn in turns:
             text = f"{turn.instruction}\n{turn.input}" if turn.input else turn.instruction
-            messages.append({"role": "user", "content": hold(text)})
+            messages.append({"role": "user", "content": hold(Text(text))})
             if turn.response is not None:
-                messages.append({"role": "assistant", "content": hold(turn.response)})
+                said = Spoken(turn.response, turn.tokens) if turn.tokens else Text(turn.response)
+                messages.append({"role": "assistant", "content": hold(said)})
         rendered = self._run(messages, turns[-1].response is None)
         for key in held:
             if rendered.count(key) != 1:
@@ -79,6 +81,16 @@ class ChatTemplate:
         return environment.from_string(self.source)
 
     @cached_property
+    def _opening(self) -> str | None:
+        """The text between a question and the answer to be generated; None if the template cannot tell."""
+        key = _placeholder()
+        try:
+            rendered = self._run([{"role": "user", "content": key}], generate=True)
+        except StellarError:
+            return None
+        return rendered.rpartition(key)[2] if key in rendered else None
+
+    @cached_property
     def _marks(self) -> re.Pattern[str]:
         """Finds placeholders and special tokens, of several at one place the longest."""
         specials = sorted({*self.specials} - {""}, key=len, reverse=True)
@@ -95,11 +107,19 @@ class ChatTemplate:
                 f"the model's own chat template cannot be rendered: {error}", "choose one with --template"
             ) from error
 
-    def _segments(self, rendered: str, held: Mapping[str, str]) -> Iterable[Segment]:
-        for piece in self._marks.split(rendered):
-            if piece in held:
-                yield Text(held[piece])
-            elif piece in self.specials:
-                yield Special(piece)
-            else:
-                yield Text(piece)
+    def _segments(self, rendered: str, held: Mapping[str, Text | Spoken]) -> list[Segment]:
+        segments: list[Segment] = []
+        before = ""  # since the last message
+        pieces = [piece for piece in self._marks.split(rendered) if piece]
+        for piece, following in zip(pieces, [*pieces[1:], ""], strict=True):
+            part = held.get(piece)
+            if isinstance(part, Spoken) and (before != self._opening or following not in self.specials):
+                part = Text(part.text)
+            before = before + piece if part is None else ""
+            segments.append(part or (Special(piece) if piece in self.specials else Text(piece)))
+        return segments
+
+
+def _placeholder() -> str:
+    """What stands for a text. Letters only, so that a template's trimming or case tests leave it alone."""
+    return "held" + secrets.token_hex(12).translate(_LETTERS)

@@ -4,7 +4,8 @@ Training, chat, batch, evaluation and the converter all use this module, so that
 what it is asked with. Knows template files and conversations; knows no tokenizer: a caller passes one in.
 
 A rendered prompt is a list of segments: Text is tokenized without parsing special tokens, so `</s>` typed by a
-user stays text; Special is one token that only a template can name. Neighbouring text is one segment.
+user stays text; Special is one token that only a template can name; Spoken is what the model itself said, by its
+tokens. Neighbouring text is one segment.
 """
 
 from __future__ import annotations
@@ -39,16 +40,28 @@ class Special:
     token: str
 
 
-Segment = Text | Special
+@dataclass(frozen=True)
+class Spoken:
+    """A response as the model generated it: `tokens` are used as they are, since its text may be split otherwise."""
+
+    text: str
+    tokens: tuple[int, ...]
+
+
+Segment = Text | Special | Spoken
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One exchange; `response` is None in the last turn of a prompt, which the model is to answer."""
+    """One exchange; `response` is None in the last turn of a prompt, which the model is to answer.
+
+    `tokens` are the response's as the model generated it, () where they are not known.
+    """
 
     instruction: str
     response: str | None = None
     input: str = ""
+    tokens: tuple[int, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -100,13 +113,15 @@ class Template:
     def render(self, turns: Sequence[Turn], system: str | None = None) -> list[Segment]:
         """Render a conversation. `system` None means the template's own line, "" means none.
 
-        The last turn may lack a response: the prompt then ends where the model is to speak. Raises UsageError
-        if an earlier one does, or if there is no turn.
+        The last turn may lack a response: the prompt then ends where the model is to speak. A response with tokens is
+        Spoken where a special token ends it; elsewhere it is one text with what follows. Raises UsageError if an
+        earlier turn has no response, or if there is no turn.
         """
         if not turns or any(turn.response is None for turn in turns[:-1]):
             raise UsageError("a conversation needs at least one turn, and a response in all but the last")
         line = self.system_default if system is None else system
         parts: list[Segment] = [*self.system.prefix, Text(line), *self.system.suffix] if line else []
+        apart = isinstance(next(iter(self.assistant.suffix), None), Special)
         for number, turn in enumerate(turns):
             if turn.input and self._input_is_a_section:
                 if number or system is not None:
@@ -118,7 +133,8 @@ class Template:
                 text = f"{turn.instruction} {turn.input}" if turn.input else turn.instruction
                 parts += [*self.user.prefix, Text(text), *self.user.suffix, *self.assistant.prefix]
             if turn.response is not None:
-                parts += [Text(turn.response), *self.assistant.suffix]
+                said = Spoken(turn.response, turn.tokens) if apart and turn.tokens else Text(turn.response)
+                parts += [said, *self.assistant.suffix]
         return merged(parts)
 
     @property
@@ -175,7 +191,7 @@ def merged(segments: Iterable[Segment]) -> list[Segment]:
     """Join neighbouring texts and drop empty ones, so that each run of text is tokenized whole."""
     out: list[Segment] = []
     for segment in segments:
-        if isinstance(segment, Special):
+        if not isinstance(segment, Text):
             out.append(segment)
         elif segment.text:
             last = out[-1] if out else None
@@ -188,7 +204,7 @@ def merged(segments: Iterable[Segment]) -> list[Segment]:
 
 def plain(segments: Iterable[Segment]) -> str:
     """The text of the segments, special tokens left out."""
-    return "".join(part.text for part in segments if isinstance(part, Text))
+    return "".join(part.text for part in segments if not isinstance(part, Special))
 
 
 def fill(text: str, instruction: str, input: str) -> str:
@@ -207,6 +223,9 @@ def token_ids(
     for segment in segments:
         if isinstance(segment, Text):
             ids += encode(segment.text)
+            continue
+        if isinstance(segment, Spoken):
+            ids += segment.tokens
             continue
         found = special(segment.token)
         if found is None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from stellar_local.chat_template import ChatTemplate
+from stellar_local.config import RuntimeOptions, SamplingOptions
 from stellar_local.errors import RequestError, UsageError
-from stellar_local.prompts import Special, Text, Turn, load_template
+from stellar_local.prompts import Special, Spoken, Text, Turn, load_template
+from stellar_local.session import Runtime
 
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -63,3 +67,67 @@ def test_what_a_template_may_not_do(source: str, error: type[Exception], message
 def test_bos_and_eos_are_named() -> None:
     template = ChatTemplate("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}", ["<s>", "</s>"], "<s>", "</s>")
     assert template.render([Turn("q")]) == [Special("<s>"), Text("q"), Special("</s>")]
+
+
+SAID = [Turn("q", "a b", tokens=(5, 6)), Turn("你好", "c"), Turn("r")]
+
+
+def test_a_response_is_what_the_model_said() -> None:
+    segments = ChatTemplate(CHATML, SPECIALS).render(SAID, "S")
+    assert segments == load_template("chatml").render(SAID, "S")
+    assert [part for part in segments if isinstance(part, Spoken)] == [Spoken("a b", (5, 6))]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        "{{ m.content }} <|im_end|>",  # text follows
+        " {{ m.content }}<|im_end|>",  # the prompt to answer did not end so
+        "<|im_start|>{{ m.content }}<|im_end|>",
+        "{{ m.content }}",
+    ],
+)
+def test_a_response_that_a_template_puts_otherwise_is_text(answers: str) -> None:
+    source = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}A:{% else %}" + answers
+    source += "{% endif %}{% endfor %}"
+    segments = ChatTemplate(source, SPECIALS).render(SAID)
+    assert not [part for part in segments if isinstance(part, Spoken)]
+    assert segments == ChatTemplate(source, SPECIALS).render([Turn("q", "a b"), *SAID[1:]])
+    assert Spoken("a b", (5, 6)) in ChatTemplate(source.replace(answers, "{{ m.content }}</s>"), SPECIALS).render(SAID)
+
+
+def test_a_template_that_refuses_a_lone_question_gives_text() -> None:
+    source = "{% if messages | length == 1 %}{{ raise_exception('more') }}{% endif %}"
+    source += "{% for m in messages %}{{ m.content }}</s>{% endfor %}"
+    assert Text("a b") in ChatTemplate(source, SPECIALS).render(SAID)
+
+
+@pytest.mark.parametrize("kind", ["spm_model", "bpe_model"])
+@pytest.mark.parametrize("own", [True, False], ids=["ours", "jinja"])
+def test_each_prompt_begins_with_what_is_in_memory(kind: str, own: bool, request: pytest.FixtureRequest) -> None:
+    """Tokens of random models are rarely those that their text is split into; the next prompt has them all the same."""
+    path: Path = request.getfixturevalue(kind)
+    with Runtime(path, RuntimeOptions(ctx=1024)) as runtime:
+        model = runtime.model
+        if not own:
+            source = model.header.metadata["tokenizer.chat_template"]
+            texts = model.special_texts(), model.token_text(model.bos), model.token_text(model.eos)
+            runtime.template = ChatTemplate(source, *texts)
+        turns: list[Turn] = []
+        held: list[int] = []
+        split_otherwise = 0
+        for number, question in enumerate(["What is a star?", "月亮呢？", "Why?", "再说一遍"]):
+            asked = runtime.request(
+                [*turns, Turn(question)], SamplingOptions(temperature=1.5, seed=number, max_tokens=20)
+            )
+            assert list(asked.tokens[: len(held)]) == held
+            before, _ = runtime.engine.work
+            answer = runtime.engine.submit(asked).answer
+            assert answer.usage.cached_tokens == len(held)
+            assert runtime.engine.work[0] - before == len(asked.tokens) - len(held)
+            held = list(runtime.engine._scheduler.memory.tokens[0])
+            assert held[: len(asked.tokens)] == list(asked.tokens)
+            assert len(held) - len(asked.tokens) == len(answer.tokens) - (answer.finish_reason == "length")
+            split_otherwise += model.tokenize(answer.text) != list(answer.tokens)
+            turns.append(Turn(question, answer.text, tokens=answer.tokens))
+        assert split_otherwise

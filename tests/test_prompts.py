@@ -16,6 +16,7 @@ from stellar_local.prompts import (
     EOS,
     Segment,
     Special,
+    Spoken,
     Text,
     Turn,
     load_template,
@@ -182,6 +183,38 @@ def test_token_ids_joins_segments_and_names_a_missing_special() -> None:
     assert token_ids([Text("a"), Special("<x>"), Text("b")], encode, known.get) == [97, 7, 98]
     with pytest.raises(UsageError, match="<y>"):
         token_ids([Special("<y>")], encode, known.get)
+
+
+def test_a_response_is_what_the_model_said_where_a_special_token_ends_it() -> None:
+    turns = [Turn("q", "a b", tokens=(5, 6, 7)), Turn("r", "c"), Turn("s")]
+    assert load_template("bayling").render(turns)[1:3] == [Spoken("a b", (5, 6, 7)), Special(EOS)]
+    for name in template_names():
+        template = load_template(name)
+        segments = template.render(turns)
+        assert segments.count(Spoken("a b", (5, 6, 7))) == 1
+        assert sum(isinstance(part, Spoken) for part in segments) == 1  # of "c" no tokens are known
+        unknown = template.render([Turn("q", "a b"), *turns[1:]])
+        assert merged([Text(part.text) if isinstance(part, Spoken) else part for part in segments]) == unknown
+        assert plain(segments) == plain(unknown)
+
+
+def test_a_response_that_text_follows_is_split_anew() -> None:
+    own = {"user": {"prefix": "Q: ", "suffix": "\n"}, "assistant": {"prefix": "A: ", "suffix": "\n"}}
+    source = {
+        **GOOD,
+        "prompt_no_input": "Q: {instruction}\nA: ",
+        "prompt_input": "Q: {instruction} {input}\nA: ",
+        **own,
+    }
+    template = parse_template(json.dumps(source), "own")
+    assert template.render([Turn("q", "a", tokens=(5,)), Turn("r")]) == [Text("Q: q\nA: a\nQ: r\nA: ")]
+
+
+def test_spoken_tokens_go_in_as_they_are() -> None:
+    encode = lambda text: [ord(char) for char in text]  # noqa: E731
+    segments = [Text("a"), Spoken("a", (9, 8)), Special("<x>"), Text("a")]
+    assert token_ids(segments, encode, {"<x>": 7}.get) == [97, 9, 8, 7, 97]
+    assert merged(segments) == segments
 
 
 GOOD = {"prompt_input": "{instruction} {input}", "prompt_no_input": "{instruction}", "response_split": "x"}

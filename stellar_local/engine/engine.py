@@ -112,8 +112,8 @@ class Engine:
         return self._scheduler.computed, self._scheduler.generated
 
     def submit(self, request: Request, on_end: Callable[[Stream], None] | None = None) -> Stream:
-        """Queue a request. Raises RequestError if its prompt is empty or leaves no room to answer, or if its
-        sampling options name tokens that the model does not have.
+        """Queue a request. Raises RequestError if its prompt is empty or leaves no room to answer, if its sampling
+        options name tokens that the model does not have, or if nothing can follow the answer that it begins with.
 
         `on_end` is called with the stream, in the engine's thread, once its answer or failure is there; it must be
         quick, and what it raises is lost.
@@ -129,6 +129,8 @@ class Engine:
             )
         if min(request.tokens) < 0 or max(request.tokens) >= self.context.model.n_vocab:
             raise RequestError("invalid_request", "the prompt has token ids that the model lacks", "tokenize it anew")
+        if not 0 <= request.begun <= size:
+            raise RequestError("invalid_request", f"{request.begun} of {size} tokens cannot be the answer's beginning")
         stream = Stream(self, on_end)
         limit = min(request.sampling.max_tokens or room, room - size)
         job = Job(self.context.model, request, limit, stream.put)

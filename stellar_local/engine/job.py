@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from os.path import commonprefix
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ class Job:
 
     `tokens` are the prompt's and then the generated ones; at most `limit` of those. `put` gets each piece of final
     text, and in the end the answer or the failure. `number` is the order of arrival. Raises RequestError if the
-    sampling options name what the model does not have.
+    sampling options name what the model does not have, or if nothing can follow what the answer began with.
     """
 
     def __init__(self, model: Model, request: Request, limit: int, put: Callable[[Event], None]) -> None:
@@ -42,11 +43,31 @@ class Job:
         self._text = TextStream(stop, request.replace)
         self._parts: list[str] = []
         self._logprobs: list[TokenLogprob] = []
-        self._constraint = request.grammar.start(limit) if request.grammar else None
+        self._constraint = request.grammar.start(limit + request.begun) if request.grammar else None
+        self._shown = ""  # of what is still to come: what the reader of the answer's beginning has seen
+        self._begin()
         self._sampler: Sampler | None = Sampler(sampling, model)
         self.seed = self._sampler.seed
         self._submitted = time.monotonic()
         self._started = self._first = 0.0
+
+    def _begin(self) -> None:
+        """Take in the beginning of the answer, generated before."""
+        begun = self.request.tokens[self._from :]
+        if self._constraint and not self._constraint.resume(begun):
+            raise RequestError(
+                "invalid_request", "the answer to go on with does not follow the grammar", "have it answered anew"
+            )
+        if text := self._text.feed(b"".join(map(self._model.piece, begun))):
+            self._parts.append(text)
+        self._shown = self._text.held  # an answer that is cut shows that too
+        if begun and (self._text.stopped or (self._constraint and self._constraint.stopped)):
+            raise RequestError("invalid_request", "the answer is complete: nothing can follow it", "ask something else")
+
+    @property
+    def _from(self) -> int:
+        """Where the answer begins in the tokens."""
+        return len(self.request.tokens) - self.request.begun
 
     @property
     def adapters(self) -> Adapters:
@@ -59,7 +80,7 @@ class Job:
 
     @property
     def generated(self) -> int:
-        """How many tokens were generated."""
+        """How many tokens were generated, those that it began with not counted."""
         return len(self.tokens) - len(self.request.tokens)
 
     def start(self, cached: int) -> None:
@@ -112,7 +133,7 @@ class Job:
                 "allow more with max_tokens, or bound the schema's texts with maxLength",
             )
         # A second opinion, by a library that has nothing to do with the first.
-        made = b"".join(map(self._model.piece, self.tokens[len(self.request.tokens) :]))
+        made = b"".join(map(self._model.piece, self.tokens[self._from :]))
         if wrong := judge(made.decode("utf-8", "replace")):
             raise RequestError(
                 "invalid_document", f"the answer is not valid under the schema: {wrong}", "use a simpler schema"
@@ -125,25 +146,28 @@ class Job:
         self._logprobs.append(TokenLogprob(token, piece, own, others))
 
     def _put(self, text: str) -> None:
-        if text:
-            self._parts.append(text)
+        if not text:
+            return
+        self._parts.append(text)
+        known = len(commonprefix([text, self._shown]))
+        self._shown = self._shown[known:] if known == len(text) else ""
+        if text := text[known:]:
             self._deliver(text)
 
     def finish(self, reason: FinishReason) -> None:
         """Deliver what was held back, and the answer."""
-        self._put(self._text.finish())
+        self._put(self._text.finish(cut=reason != "stop"))
         self.release()
         now = time.monotonic()
         started, first = self._started or now, self._first or now
-        size = len(self.request.tokens)
         self._deliver(
             Answer(
                 text="".join(self._parts),
                 finish_reason=reason,
-                usage=Usage(size, self.generated, self.cached),
+                usage=Usage(len(self.request.tokens), self.generated, self.cached),
                 timing=Timing(started - self._submitted, first - started, now - first),
                 seed=self.seed,
-                tokens=tuple(self.tokens[size:]),
+                tokens=tuple(self.tokens[self._from :]),
                 logprobs=tuple(self._logprobs),
             )
         )

@@ -20,6 +20,10 @@ class Request:
 
     `replace` maps placeholders that the model leaves in its text to what the reader should see. `grammar` restricts
     the answer. `adapters` are the LoRA adapters to run with and their scales; requests with the same ones run together.
+
+    The last `begun` tokens are the beginning of the answer, generated before, which goes on from there: its text is all
+    of it, and stop texts, placeholders, grammar and penalties see it whole. Only what is new is streamed, counted and
+    bounded by max_tokens.
     """
 
     tokens: tuple[int, ...]
@@ -28,6 +32,7 @@ class Request:
     replace: Mapping[str, str] = field(default_factory=dict)
     grammar: Grammar | None = None
     adapters: Adapters = ()
+    begun: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,9 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Answer:
-    """A finished request. `seed` reproduces a sampled answer. `logprobs` has one entry a token where they were asked
-    for.
+    """A finished request. `text` and `tokens` begin with what the request had begun. An answer cut within a character
+    leaves it out of the text; the tokens have its bytes. `seed` reproduces a sampled answer. `logprobs` has one entry a
+    new token where they were asked for.
     """
 
     text: str

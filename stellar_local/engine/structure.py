@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -258,6 +258,14 @@ class Constraint:
         if self._grammar.document:
             self._place.feed(self._grammar.closer.pieces[token])
             self._path = self._path[1:] if self._path and self._path[0] == token else None
+
+    def resume(self, tokens: Sequence[int]) -> bool:
+        """Go on by the beginning of an answer; false if it does not follow the grammar."""
+        if self._matcher.validate_tokens(list(tokens)) < len(tokens):
+            return False
+        for token in tokens:
+            self.accept(token)
+        return True
 
     def _check(self) -> None:
         if self._matcher.is_error():

@@ -29,9 +29,16 @@ class TextStream:
         text = self._decoder.decode(data)
         return self._emit(text, final=False) if self._watched else text
 
-    def finish(self) -> str:
-        """The end of the stream: everything still held back, an unfinished character as U+FFFD."""
-        return self._emit(self._decoder.decode(b"", final=True), final=True)
+    @property
+    def held(self) -> str:
+        """What is held back, of whole characters."""
+        return self._held
+
+    def finish(self, cut: bool = False) -> str:
+        """The end of the stream: everything still held back. An unfinished character comes out as U+FFFD, or not at
+        all where the stream was `cut`: its other bytes were still to come.
+        """
+        return self._emit("" if cut else self._decoder.decode(b"", final=True), final=True)
 
     def _emit(self, text: str, final: bool) -> str:
         if self.stopped:

@@ -59,3 +59,10 @@ def test_a_broken_character_at_the_end_is_shown_as_one() -> None:
     stream = TextStream()
     assert stream.feed("星".encode()[:2]) == ""
     assert stream.finish() == "\ufffd"
+
+
+def test_a_character_whose_end_was_cut_off_is_left_out() -> None:
+    stream = TextStream(["亮!"])
+    assert stream.feed("月亮星".encode()[:-1]) == "月"
+    assert stream.held == "亮"  # which may become a stop text
+    assert stream.finish(cut=True) == "亮"
