@@ -21,10 +21,14 @@ _LONGEST_MESSAGE = 1000  # characters: a message may quote the wrong value, whic
 _RISKY = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]|[\ud800-\udfff]")
 
 
+def escaped(text: str) -> str:
+    """JSON text with everything in it escaped that drives terminals, and half characters, which no file can hold."""
+    return _RISKY.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def to_line(record: Mapping[str, Any]) -> str:
     """One record as one line of JSON: UTF-8 text kept readable, everything that drives terminals escaped."""
-    text = _ENCODER.encode(record)
-    return _RISKY.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return escaped(_ENCODER.encode(record))
 
 
 def error_record(id: Identifier, index: int, error: StellarError) -> dict[str, Any]:
