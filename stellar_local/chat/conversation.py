@@ -16,7 +16,7 @@ from ..engine.request import Timing
 from ..errors import RequestError
 from ..prompts import Turn
 from ..session import Runtime
-from .sessions import SavedTurn
+from .saved import SavedTurn
 
 _FREE_SHARE = 4  # one part in so many of the context stays free for the answer
 _LEAST_ROOM = 16  # tokens: with less left, an answer does not go on

@@ -15,7 +15,8 @@ from ..flags import Setup
 from ..plan.choose import Choice
 from ..session import parse_adapter
 from .markdown import answer_view, warm
-from .sessions import Session, Store, data_folder
+from .saved import Session
+from .sessions import Store, sessions_folder
 from .state import Chat
 from .table import suggestions
 from .terminal import PlainTerminal, Terminal, open_terminal
@@ -44,7 +45,7 @@ def open_chat(setup: Setup, wish: Wish) -> Iterator[Chat]:
     options = setup.options(ChatOptions)
     texts = Texts(options.ui_lang or language_of())
     with ExitStack() as held:
-        store = None if wish.private else Store(data_folder() / "sessions")
+        store = None if wish.private else Store(sessions_folder(), texts)
         name, saved = _session(store, wish, texts, held)
         made: list[Chat] = []  # the terminal asks the chat, which is made with the terminal
         terminal = _terminal(made, options, texts, wish)
@@ -106,7 +107,7 @@ def _terminal(made: list[Chat], options: ChatOptions, texts: Texts, wish: Wish) 
         suggest=lambda line: suggestions(made[0], line) if made else [],
         toolbar=lambda columns: toolbar(made[0], columns) if made else "",
         view=lambda out: answer_view((made[0].options if made else options).style, out),
-        history=None if wish.private else data_folder() / "history",
+        history=None if wish.private else sessions_folder().parent / "history",
         keys=lambda: (made[0].options if made else options).keys,
     )
 
@@ -130,7 +131,7 @@ def _runtime_options(
 def _go_on(chat: Chat, name: str, saved: Session | None, wish: Wish) -> None:
     """Take the session's conversation, and its KV memory where that is still good; say so."""
     if saved is None:
-        chat.session = Session(name=name)
+        chat.session = Session(name)
         return
     chat.session = saved
     chat.adopt(saved, wish.given)

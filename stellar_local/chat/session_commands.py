@@ -24,7 +24,7 @@ def _store(chat: Chat) -> Store:
 
 
 def _names(chat: Chat, words: list[str]) -> Iterable[str]:
-    return [one.name for one in chat.store.list()] if chat.store and len(words) == 1 else []
+    return chat.store.names() if chat.store and len(words) == 1 else []
 
 
 @command("/save", "[NAME]")
@@ -34,10 +34,11 @@ def _save(chat: Chat, rest: str) -> None:
     if not rest and not chat.conversation.turns:
         raise StellarError(chat.texts("chat.nothing_to_save"))
     chat.saving = True
-    if rest and (chat.session is None or rest != chat.session.name):
-        if rest in store.names():
-            raise StellarError(chat.texts("chat.session_exists", name=rest))
-        chat.begin(rest)
+    name = store.checked(rest) if rest else ""
+    if name and (chat.session is None or name != chat.session.name):
+        if name in store.names():
+            raise StellarError(chat.texts("chat.session_exists", name=name))
+        chat.begin(name)
     chat.save()
     if chat.session is not None:
         chat.terminal.note(chat.texts("chat.saved", name=chat.session.name, folder=store.folder))
@@ -67,7 +68,7 @@ def _load(chat: Chat, rest: str) -> None:
 @command("/sessions")
 def _sessions(chat: Chat, rest: str) -> None:
     store = _store(chat)
-    found = store.list()
+    found = store.summaries()
     for one in found[:_SHOWN]:
         mark = "*" if chat.session and chat.session.name == one.name else " "
         turns = chat.texts("chat.turns", count=one.turns)
@@ -89,12 +90,8 @@ def _rename(chat: Chat, rest: str) -> None:
     chat.save()
     if chat.session is None:
         raise StellarError(chat.texts("chat.nothing_to_save"))
-    if rest in store.names():
-        raise StellarError(chat.texts("chat.session_exists", name=rest))
-    old = chat.session.name
-    chat.begin(rest)
-    store.rename(old, rest)
-    chat.save()
+    store.rename(chat.session.name, rest)  # its lock goes along
+    chat.session.name = store.checked(rest)
     chat.terminal.note(chat.texts("chat.renamed", name=rest))
 
 
@@ -105,8 +102,7 @@ def _delete(chat: Chat, rest: str) -> None:
         raise StellarError(chat.texts("chat.delete_what"))
     if chat.session and rest == chat.session.name:
         raise StellarError(chat.texts("chat.session_open"))
-    with store.lock(rest):
-        store.delete(rest)
+    store.delete(rest)
     chat.terminal.note(chat.texts("chat.deleted", name=rest))
 
 

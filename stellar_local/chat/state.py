@@ -23,7 +23,8 @@ from ..session import Runtime
 from ..spec import Spec, specs
 from .conversation import Conversation
 from .kv_cache import KVCache
-from .sessions import Session, Store
+from .saved import Session
+from .sessions import Store
 from .terminal import Terminal
 from .texts import Texts, language_of
 
@@ -223,7 +224,7 @@ class Chat:
         lock.enter_context(self.store.lock(name))
         self.lock.close()
         self.lock = lock
-        self.session = Session(name=name) if self.session is None else replace(self.session, name=name)
+        self.session = replace(self.session or Session(name), name=name)
 
     def leave_session(self) -> None:
         """Go on in no session: the next turn that is kept begins a new one."""
@@ -232,13 +233,12 @@ class Chat:
 
     def as_session(self) -> Session:
         """All that there is, as it is saved."""
-        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         kind, text = self.structure or ("", None)
         adapters = self.runtime.adapters.items()
+        begun = self.session or Session("")
         return Session(
-            name=self.session.name if self.session else "",
-            created=(self.session.created if self.session else "") or now,
-            updated=now,
+            begun.name,
+            begun.created,
             model=str(self.runtime.model.path.resolve()),
             vocabulary=self.runtime.vocabulary,
             template=self.template,

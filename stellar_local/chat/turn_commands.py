@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ..errors import StellarError
 from .answering import answer, ask
-from .sessions import SavedTurn
+from .saved import SavedTurn
 from .state import Chat
 from .table import command, files, number
 
