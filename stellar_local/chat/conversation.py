@@ -199,7 +199,7 @@ class Reply:
         self._turns = conversation.turns[:at]
         self._text = [base.answer] if base else []
         self._tokens = list(base.tokens or _retold(conversation, base.answer)) if base else []
-        self._before = len(self._tokens)  # tokens of the answer that earlier replies gave
+        self._earlier = len(self._tokens)  # tokens of the answer that earlier replies gave
         self._answers: list[Answer] = []
         self._cancelled = False
         self.overflows: list[Overflow] = []
@@ -211,7 +211,7 @@ class Reply:
         sampling = replace(talk.sampling, max_tokens=left)
         begun = min(len(self._tokens), len(fitted.read) - fitted.kept)
         request = talk.runtime.request_of(tuple(fitted.read), sampling, begun=begun, grammar=talk.grammar)
-        self._computed = talk.runtime.engine.work[0]
+        self._before_prompt = talk.runtime.engine.work[0]
         stream = talk.runtime.engine.submit(request)
         self.read, self.meant, self.new = fitted.read, fitted.meant, []  # type: list[int], list[int], list[int]
         if fitted.first is not None:
@@ -222,7 +222,7 @@ class Reply:
 
     def _left(self) -> int | None:
         most = self._conversation.sampling.max_tokens
-        return None if most is None else most - (len(self._tokens) - self._before)
+        return None if most is None else most - (len(self._tokens) - self._earlier)
 
     def __iter__(self) -> Iterator[str]:
         """Pieces of text, each of whole characters. Raises what the request failed with."""
@@ -256,12 +256,15 @@ class Reply:
         return True
 
     @property
+    def computed(self) -> int:
+        """How many tokens of the prompt were computed so far; those that were in memory are none of them."""
+        return self._conversation.runtime.engine.work[0] - self._before_prompt
+
+    @property
     def reading(self) -> tuple[int, int]:
         """How many tokens of the prompt are computed, and how many must be; (0, 0) before that is known."""
         job = self.stream.job
-        if job is None or not job.started:
-            return 0, 0
-        return self._conversation.runtime.engine.work[0] - self._computed, len(self.read) - job.cached
+        return (self.computed, len(self.read) - job.cached) if job and job.started else (0, 0)
 
     def cancel(self) -> None:
         """Stop within one step; what came stays."""
