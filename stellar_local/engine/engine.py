@@ -8,15 +8,19 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
+from typing import Any, TypeVar
 
 from ..errors import RequestError, StellarError, UsageError
 from ..native.context import Context
 from .job import Event, Job, told
-from .request import Answer, Request
+from .kept import Kept
+from .request import Adapters, Answer, Request
 from .scheduler import Scheduler
+
+Result = TypeVar("Result")
 
 
 class Stream:
@@ -97,9 +101,11 @@ class Engine:
             raise UsageError(f"{self.parallel} requests need as many sequences, the context has {context.sequences}")
         self.longest = min(longest or context.capacity, context.capacity)
         self._scheduler = Scheduler(context, self.parallel, deterministic)
+        self._kept = Kept(context, self._scheduler.memory, self._scheduler.prefixes)
         self._count = 0
         self._new: list[Job] = []
         self._cancelled: list[Stream] = []
+        self._tasks: list[tuple[Callable[[], Any], queue.SimpleQueue[Any]]] = []
         self._wake = threading.Condition()
         self._closing = False
         self._process = os.getpid()
@@ -135,14 +141,59 @@ class Engine:
         limit = min(request.sampling.max_tokens or room, room - size)
         job = Job(self.context.model, request, limit, stream.put)
         with self._wake:
-            if self._closing or os.getpid() != self._process:
+            try:
+                self._require_open()
+            except StellarError:
                 job.release()
-                raise StellarError("the engine is closed" if self._closing else "the engine belongs to another process")
+                raise
             self._count += 1
             job.number, stream.job = self._count, job
             self._new.append(job)
             self._wake.notify()
         return stream
+
+    def _require_open(self) -> None:
+        if self._closing or os.getpid() != self._process:
+            raise StellarError("the engine is closed" if self._closing else "the engine belongs to another process")
+
+    def held(self, tokens: Sequence[int], adapters: Adapters = ()) -> int:
+        """How many of these tokens, from the first on, are in memory, and need not be computed again.
+
+        This and the other methods on what is in memory wait for the engine's thread. They raise StellarError while a
+        request waits or runs, and if the engine is closed.
+        """
+        return self._between(lambda: self._kept.held(tokens, adapters))
+
+    def shift(self, tokens: Sequence[int], start: int, count: int, adapters: Adapters = ()) -> bool:
+        """Take `count` tokens from `start` on out of memory that begins with these tokens up to there, and move up
+        what follows, so that a prompt without them need not be computed again; see Context.shift. It costs about a
+        token. False if no memory begins so. Raises StellarError where llama.cpp cannot.
+        """
+        return self._between(lambda: self._kept.shift(tokens, start, count, adapters))
+
+    def _between(self, action: Callable[[], Result]) -> Result:
+        """Run an action in the engine's thread, between two steps; wait for it, give what it returns or raises."""
+        if threading.current_thread() is self._thread:
+            raise StellarError("the engine's own thread cannot wait for itself")
+        outcome: queue.SimpleQueue[Result | StellarError] = queue.SimpleQueue()
+        task = (action, outcome)
+        with self._wake:
+            self._require_open()
+            self._tasks.append(task)
+            self._wake.notify()
+        try:
+            result = outcome.get()
+        except BaseException:  # Ctrl-C: it never begins, or what it works on is left to it until it has ended
+            with self._wake:
+                waiting = task in self._tasks
+                if waiting:
+                    self._tasks.remove(task)
+            if not waiting:
+                outcome.get()
+            raise
+        if isinstance(result, StellarError):
+            raise result
+        return result
 
     def cancel(self, stream: Stream) -> None:
         """Cancel a stream's request, waiting or running; a finished one is left alone."""
@@ -159,12 +210,20 @@ class Engine:
         scheduler = self._scheduler
         while True:
             with self._wake:
-                while not (self._closing or self._new or self._cancelled or scheduler.waiting or scheduler.running):
+                while not (
+                    self._closing
+                    or self._new
+                    or self._cancelled
+                    or self._tasks
+                    or scheduler.waiting
+                    or scheduler.running
+                ):
                     self._wake.wait()
                 if self._closing:
                     break
                 new, self._new = self._new, []
                 cancelled, self._cancelled = self._cancelled, []
+                tasks, self._tasks = self._tasks, []
                 if cancelled:
                     self.context.clear_abort()
             try:
@@ -176,10 +235,23 @@ class Engine:
                 scheduler.step()
             except BaseException as error:  # the thread must live on, and the submitters must hear of it
                 scheduler.fail_all(told(error))
+            self._perform(tasks)
         for job in self._new:
             scheduler.add(job)
-        scheduler.fail_all(StellarError("the engine was closed"))
+        closed = StellarError("the engine was closed")
+        scheduler.fail_all(closed)
+        for _, outcome in self._tasks:
+            outcome.put(closed)
         self.context.close()
+
+    def _perform(self, tasks: list[tuple[Callable[[], Any], queue.SimpleQueue[Any]]]) -> None:
+        for action, outcome in tasks:
+            try:
+                if self._scheduler.waiting or self._scheduler.running:
+                    raise StellarError("the engine is answering", "wait for the answer, or cancel it")
+                outcome.put(action())
+            except BaseException as error:
+                outcome.put(told(error))
 
     def close(self) -> None:
         """Stop at once: unfinished requests fail, the context is freed. Any thread may call it, any number of times."""

@@ -65,12 +65,26 @@ class Memory:
     def truncate(self, sequence: int, length: int) -> None:
         """Keep only the first `length` tokens of a sequence, also of what a failed batch may have left behind."""
         self._context.truncate(sequence, length)
+        self._forget(sequence, length, len(self.tokens[sequence]))
+
+    def shift(self, sequence: int, start: int, count: int) -> None:
+        """Take `count` tokens from `start` on out of a sequence. Raises StellarError where that cannot be.
+
+        Others keep only what comes before in cells that they share with it: a cell has one place for all.
+        """
+        for other, cells in enumerate(self._cells):
+            if other != sequence and not set(cells[start:]).isdisjoint(self._cells[sequence][start:]):
+                self.truncate(other, start)
+        self._context.shift(sequence, start, count)
+        self._forget(sequence, start, start + count)
+
+    def _forget(self, sequence: int, start: int, end: int) -> None:
         cells = self._cells[sequence]
-        for cell in cells[length:]:
+        for cell in cells[start:end]:
             self._users[cell] -= 1
             if not self._users[cell]:
                 self._free.append(cell)
-        del cells[length:], self.tokens[sequence][length:]
+        del cells[start:end], self.tokens[sequence][start:end]
 
     def releases(self, sequence: int) -> int:
         """Cells that would be free if the sequence were forgotten: what nobody else holds."""

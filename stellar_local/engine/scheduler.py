@@ -47,7 +47,7 @@ class Scheduler:
         self._blocked: Job | None = None  # found not to fit, since when nothing has ended
         self._sequences = 1 if deterministic else context.sequences
         self._alignment = min(ALIGNMENT, context.n_batch) if deterministic else 1
-        self._prefixes = Prefixes(self.memory, context.unified, context.capacity, self._alignment)
+        self.prefixes = Prefixes(self.memory, context.unified, context.capacity, self._alignment)
 
     def add(self, job: Job) -> None:
         """Queue a job."""
@@ -118,7 +118,7 @@ class Scheduler:
             size = len(job.request.tokens)
             kept = min(size - size % self._alignment, len(self.memory.tokens[job.sequence]))
             self.memory.truncate(job.sequence, kept)
-        self._prefixes.touch(job.sequence)
+        self.prefixes.touch(job.sequence)
         job.sequence = -1
         self._blocked = None
 
@@ -207,7 +207,7 @@ class Scheduler:
         Returns false if only one job is left, which has all the memory already.
         """
         self._blocked = None
-        if self._prefixes.forget_one(self._idle()):
+        if self.prefixes.forget_one(self._idle()):
             return True
         if len(self.running) < 2:
             return False
@@ -241,7 +241,7 @@ class Scheduler:
             if job.awaits and self._computes(*job.awaits):
                 reserved += 1
                 continue
-            source, shared = self._prefixes.longest(job.tokens, job.adapters)
+            source, shared = self.prefixes.longest(job.tokens, job.adapters)
             if job.awaits is None:  # once: there may always be another that computes a longer one
                 job.awaits = self._coming(job, shared)
                 if job.awaits:
@@ -303,7 +303,7 @@ class Scheduler:
 
     def _start(self, job: Job, source: int, shared: int) -> None:
         """Give a job a sequence with its prefix in it."""
-        job.sequence, shared = self._prefixes.take(self._idle(), source, shared, job.adapters)
+        job.sequence, shared = self.prefixes.take(self._idle(), source, shared, job.adapters)
         self.running.append(job)
         self.running.sort(key=lambda one: one.number)
         job.start(shared)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import os
+import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from types import TracebackType
@@ -23,6 +25,14 @@ from .library import api, complaints, deferred_interrupt
 from .model import Model
 
 KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml_type numbers of the cache types we offer
+
+
+def _rotates(model: Model) -> bool:
+    """Whether llama.cpp rotates the quantized keys of this model, for precision (llama-kv-cache.cpp, attn_rot_k)."""
+    disabled = re.match(r"\s*[+-]?0*[1-9]", os.environ.get("LLAMA_ATTN_ROT_DISABLE", ""))  # as C's atoi has it
+    heads = api().llama_model_n_head(model.handle)
+    size = model.header.value("attention.key_length") or api().llama_model_n_embd(model.handle) // max(heads, 1)
+    return not disabled and isinstance(size, int) and size % 64 == 0
 
 
 class Decoded(Enum):
@@ -47,9 +57,9 @@ class Context:
 
     With `unified` memory they share `n_ctx` cells, and may have cells in common; else each has a share of its own,
     `n_ctx` by `sequences`, which is faster to attend to, as no one looks at the others' cells. `capacity` is what one
-    sequence can hold, `offloaded` whether a GPU computes. A batch holds up to `n_batch` tokens and asks for logits of
-    up to `outputs` of them [default: one a sequence]; both cost compute memory. Close it before its model. Raises
-    ModelError if llama.cpp cannot allocate it, UsageError for impossible sizes.
+    sequence can hold, `offloaded` whether a GPU computes, `rotated` whether keys are kept rotated. A batch holds up to
+    `n_batch` tokens and asks for logits of up to `outputs` of them [default: one a sequence]; both cost compute memory.
+    Close it before its model. Raises ModelError if llama.cpp cannot allocate it, UsageError for impossible sizes.
     """
 
     def __init__(
@@ -69,7 +79,7 @@ class Context:
         if n_ctx <= 0:
             raise UsageError("the context must hold at least one token")
         self.model, self.sequences, self.unified = model, sequences, unified or sequences == 1
-        self.kv_type = kv_type
+        self.kv_type, self.rotated = kv_type, kv_type != "f16" and _rotates(model)
         params = self._api.llama_context_default_params()
         params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx, sequences, self.unified
         params.n_batch = params.n_ubatch = min(n_batch, n_ctx)
@@ -105,6 +115,7 @@ class Context:
         self.n_batch: int = self._api.llama_n_batch(self.handle)
         self._memory: Any = self._api.llama_get_memory(self.handle)
         self._lengths = [0] * sequences
+        self.settled = True  # whether `shift` and `copy` have left nothing to do for the next decode
         self._wanted = 0
         self._batch = self._new_batch()
 
@@ -139,6 +150,7 @@ class Context:
         complaints()
         status = self._api.llama_decode(self.handle, self._batch)
         if status == 0:
+            self.settled = True
             for chunk in chunks:
                 self._lengths[chunk.sequence] = chunk.position + len(chunk.tokens)
             self._wanted = sum(chunk.outputs for chunk in chunks)
@@ -223,8 +235,34 @@ class Context:
             end = length if self.unified else -1  # llama.cpp asserts that separate memory is copied whole
             self._api.llama_memory_seq_cp(self._memory, source, target, 0 if self.unified else -1, end)
             self._lengths[target] = self._lengths[source]
+            self.settled = self.settled and self.unified
             self.truncate(target, length)
         self._lengths[target] = length
+
+    @property
+    def can_shift(self) -> bool:
+        """Whether `shift` works. llama.cpp crashes where quantized keys are not rotated: it uses a rotation unasked."""
+        movable = bool(self._api.llama_memory_can_shift(self._memory))
+        return movable and (self.kv_type == "f16" or self.rotated)
+
+    def shift(self, sequence: int, start: int, count: int) -> None:
+        """Forget the `count` tokens of a sequence from position `start` on, and move the later ones up.
+
+        They keep what they took from the forgotten ones, so that answers differ from those of a prompt that never had
+        them. The next decode turns their keys, at the cost of about a token. No other sequence may have cells in common
+        with this one from there on: they would be moved for both. Raises StellarError if there are no such tokens, or
+        where llama.cpp cannot move any (`can_shift`).
+        """
+        if not 0 <= start <= start + count <= self._lengths[sequence]:
+            raise StellarError(f"sequence {sequence} has no {count} tokens from {start} on")
+        if not self.can_shift:
+            kind = "" if self.kv_type == "f16" else f" with --kv {self.kv_type}"
+            raise StellarError(f"llama.cpp cannot shift this model's context{kind}", "leave out old turns instead")
+        if count:
+            self._api.llama_memory_seq_rm(self._memory, sequence, start, start + count)
+            self._api.llama_memory_seq_add(self._memory, sequence, start + count, -1, -count)
+            self._lengths[sequence] -= count
+            self.settled = False
 
     def set_adapters(self, adapters: Mapping[Adapter, float]) -> None:
         """Run with these LoRA adapters at these scales from now on; what is in memory was computed with the old ones.

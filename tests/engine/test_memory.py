@@ -20,7 +20,10 @@ def test_shared_length(first: list[int], second: list[int]) -> None:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["append", "share", "truncate"]), st.integers(0, 3), st.integers(0, 3), st.integers(0, 40)
+        st.sampled_from(["append", "share", "truncate", "shift"]),
+        st.integers(0, 3),
+        st.integers(0, 3),
+        st.integers(0, 40),
     ),
     max_size=30,
 )
@@ -45,6 +48,15 @@ def test_the_account_is_right(model: Model, steps: list[tuple[str, int, int, int
             elif action == "truncate":
                 memory.truncate(one, size)
                 del held[one][size:]
+            elif action == "shift":
+                start = min(size, len(held[one]))
+                count = min(7 * other, len(held[one]) - start)
+                moved = {id(cell) for cell in held[one][start:]}
+                for at in range(4):  # a cell has one place for all
+                    if at != one and not moved.isdisjoint(map(id, held[at])):
+                        del held[at][start:]
+                memory.shift(one, start, count)
+                del held[one][start : start + count]
             distinct = {id(cell) for cells in held for cell in cells}
             assert memory.free == context.n_ctx - len(distinct)
             for sequence in range(4):

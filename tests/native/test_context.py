@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from collections.abc import Iterator
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from state_cases import KV_TYPES
 
 from stellar_local.errors import StellarError, UsageError
 from stellar_local.native.context import Chunk, Context, Decoded
+from stellar_local.native.cores import physical_cores
+from stellar_local.native.library import api
 from stellar_local.native.model import Model
 
 TOKENS = [1, 20, 300, 41, 77, 5]
@@ -144,6 +148,90 @@ def test_kv_types(kv: str, spm_base: Path, tmp_path: Path, model: Model) -> None
         return
     with Context(model, 256, kv_type=kv) as context:
         assert context.decode([prompt()]) is Decoded.DONE
+
+
+TEXT = [1, *(3 + at * 37 % 400 for at in range(60))]
+
+
+@pytest.mark.parametrize("kv", KV_TYPES)
+def test_shifted_logits_are_those_of_doing_it_by_hand(kv: str, wide_model: Path) -> None:
+    """llama.cpp's calls in the order of llama-server's context shift, on a context that is not ours."""
+    llama = api()
+    with Model(wide_model) as model:
+        params = llama.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max, params.kv_unified = 256, 256, 256, 1, True
+        params.type_k = params.type_v = {"f16": 1, "q8_0": 8, "q4_0": 2}[kv]
+        params.n_threads = params.n_threads_batch = physical_cores()
+        handle = llama.llama_init_from_model(model.handle, params)
+        memory = llama.llama_get_memory(handle)
+
+        def by_hand(tokens: list[int]) -> np.ndarray:
+            array = (ctypes.c_int32 * len(tokens))(*tokens)
+            assert llama.llama_decode(handle, llama.llama_batch_get_one(array, len(tokens))) == 0
+            return np.ctypeslib.as_array(llama.llama_get_logits_ith(handle, -1), shape=(model.n_vocab,)).copy()
+
+        by_hand(TEXT)
+        llama.llama_memory_seq_rm(memory, 0, 10, 30)
+        llama.llama_memory_seq_add(memory, 0, 30, -1, -20)
+        expected = by_hand([9, 8, 7])
+        last = llama.llama_memory_seq_pos_max(memory, 0)
+        llama.llama_free(handle)
+        with Context(model, 256, n_batch=256, kv_type=kv) as context:
+            context.decode([Chunk(0, 0, TEXT)])
+            assert context.settled
+            context.shift(0, 10, 20)
+            assert not context.settled
+            assert context.length(0) == len(TEXT) - 20
+            context.decode([Chunk(0, context.length(0), [9, 8, 7], 1)])
+            assert context.settled
+            np.testing.assert_array_equal(context.logits[0], expected)
+            assert context.length(0) == last + 1 == len(TEXT) - 20 + 3
+
+
+@pytest.mark.parametrize(("kv", "share"), [("f16", 0.01), ("q8_0", 0.05), ("q4_0", 0.5)])
+def test_a_shifted_context_is_one_without_the_forgotten_tokens(kv: str, share: float, shallow_model: Path) -> None:
+    """Of one layer, so that nothing of the forgotten tokens is left in the others; but for rounding, twice."""
+    with Model(shallow_model) as model, Context(model, 256, 3, n_batch=256, kv_type=kv) as context:
+        context.decode([Chunk(0, 0, [*TEXT[:10], *TEXT[30:]]), Chunk(1, 0, TEXT), Chunk(2, 0, TEXT)])
+        context.shift(1, 10, 20)
+        context.decode([Chunk(at, context.length(at), [9], 1) for at in range(3)])
+        without, shifted, whole = context.logits
+        apart = np.abs([shifted - without, whole - without]).mean(axis=1)
+        assert apart[0] < share * apart[1]
+
+
+def test_only_tokens_that_are_there_are_shifted(context: Context) -> None:
+    context.decode([prompt()])
+    for start, count in ((0, 7), (7, 0), (5, 2), (-1, 2), (2, -1)):
+        with pytest.raises(StellarError, match="sequence 0 has no"):
+            context.shift(0, start, count)
+    context.shift(0, 6, 0)
+    assert (context.length(0), context.settled) == (6, True)
+
+
+def test_where_llama_cpp_cannot_shift_it_is_not_asked_to(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    context.decode([prompt()])
+    assert context.can_shift
+    monkeypatch.setattr(context._api, "llama_memory_can_shift", lambda memory: False)
+    with pytest.raises(StellarError, match="cannot shift"):
+        context.shift(0, 1, 2)
+    assert context.length(0) == 6
+
+
+def test_quantized_keys_that_are_not_rotated_cannot_be_shifted(
+    wide_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """llama.cpp dereferences the rotation that is not there. Whether there is one, its log says."""
+    monkeypatch.setattr("stellar_local.native.library._verbose", True)
+    for value, rotated in (("0", True), ("-2x", False), ("off", True), ("", True), (" 01", False)):
+        monkeypatch.setenv("LLAMA_ATTN_ROT_DISABLE", value)
+        with Model(wide_model) as model, Context(model, 256, kv_type="q8_0") as context:
+            assert f"attn_rot_k = {int(rotated)}," in capsys.readouterr().err
+            assert (context.rotated, context.can_shift) == (rotated, rotated)
+            context.decode([prompt()])
+            if not rotated:
+                with pytest.raises(StellarError, match="cannot shift this model's context with --kv q8_0"):
+                    context.shift(0, 1, 2)
 
 
 def test_abort_ends_a_decode_and_the_context_goes_on(context: Context) -> None:
