@@ -1,4 +1,7 @@
-"""Writes docs/cli.md from the command line's own help: `make docs`. A test fails when the file is not current."""
+"""Writes what the code itself says into the docs: `make docs`. A test fails when a page is not current.
+
+cli.md is the command line's own help; in chat.md and chat.zh.md the table of commands is the chat's.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,12 @@ from pathlib import Path
 
 import click
 
+from stellar_local.chat.loop import COMMANDS, GROUPS
+from stellar_local.chat.texts import LANGUAGES, Texts
 from stellar_local.cli import stellar
 
-PAGE = Path(__file__).with_name("cli.md")
+FOLDER = Path(__file__).parent
+_MARKS = "<!-- commands -->", "<!-- end of commands -->"
 _HEAD = """# The `stellar` command
 
 Made from `--help` by `make docs`; edit the code, not this page.
@@ -35,8 +41,8 @@ def commands(command: click.Command, path: str, parent: click.Context | None = N
             yield from commands(member, name, context)
 
 
-def page() -> str:
-    """The page's text."""
+def cli_page() -> str:
+    """The text of cli.md."""
     parts = [_HEAD]
     for path, text in commands(stellar, "stellar"):
         clean = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
@@ -44,5 +50,29 @@ def page() -> str:
     return "\n".join(parts)
 
 
+def chat_table(language: str) -> str:
+    """The chat's commands, group by group."""
+    texts = Texts(language)
+    rows = []
+    for group in GROUPS:
+        rows += [f"| **{texts(f'chat.group_{group}')}** | |"]
+        members = [one for one in COMMANDS.values() if one.group == group]
+        # In a table a bar ends the cell, even within backquotes.
+        rows += [f"| `{one.usage.replace('|', chr(92) + '|')}` | {one.help(texts)} |" for one in members]
+    return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def pages() -> dict[str, str]:
+    """Every page that is made, by its name."""
+    made = {"cli.md": cli_page()}
+    for language in LANGUAGES:
+        name = "chat.md" if language == "en" else f"chat.{language}.md"
+        before, _, rest = (FOLDER / name).read_text(encoding="utf-8").partition(_MARKS[0])
+        after = rest.partition(_MARKS[1])[2]
+        made[name] = f"{before}{_MARKS[0]}\n{chat_table(language)}\n{_MARKS[1]}{after}"
+    return made
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8", newline="\n")
+    for name, text in pages().items():
+        (FOLDER / name).write_text(text, encoding="utf-8", newline="\n")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tiny import write_base
 
-pytest_plugins = ["convert_fixtures", "engine_cases", "real_fixtures", "state_cases"]
+pytest_plugins = ["convert_fixtures", "engine_cases", "real_fixtures", "state_cases", "chat_cases"]
 
 # A shell that starts the tests in the background has Ctrl-C ignored in all children; the tests send it on purpose.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -23,10 +23,12 @@ SHARED = ROOT.parent / "shared"
 
 @pytest.fixture(autouse=True)
 def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads the user's configuration or STELLAR_* variables."""
+    """No test reads the user's configuration or STELLAR_* variables, or writes to the user's data; all speak English."""
     for name in [name for name in os.environ if name.startswith("STELLAR_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("STELLAR_CONFIG", str(tmp_path_factory.getbasetemp() / "no-such-config.toml"))
+    monkeypatch.setenv("STELLAR_DATA", str(tmp_path_factory.mktemp("data")))
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from ..console import printable
 from ..errors import StellarError
 from .state import Chat
-from .table import COMMANDS, Leave, command
+from .table import COMMANDS, GROUPS, Leave, command
 from .widths import fitted, width
 
 _SHOWN_TOKENS = 200
+_USAGE = 24  # columns for a command and its arguments; longer ones push their text on
 
 
 @command("/help", "[COMMAND]", lambda chat, words: [name[1:] for name in COMMANDS] if len(words) == 1 else [])
@@ -20,12 +21,11 @@ def _help(chat: Chat, rest: str) -> None:
             raise StellarError(texts("chat.unknown", name=rest), texts("chat.similar", names="/help"))
         note(f"{found.usage}\n  {found.help(texts)}")
         return
-    longest = max(len(one.usage) for one in COMMANDS.values() if len(one.usage) < 30)
-    for one in COMMANDS.values():
-        if len(one.usage) > longest:
-            note(f"  {one.usage}\n  {'':<{longest}}  {one.help(texts)}")
-        else:
-            note(f"  {one.usage:<{longest}}  {one.help(texts)}")
+    for group in GROUPS:
+        note(texts(f"chat.group_{group}"))
+        for one in COMMANDS.values():
+            if one.group == group:
+                note(f"  {one.usage:<{_USAGE}}  {one.help(texts)}")
     note(texts("chat.keys_help"))
 
 

@@ -6,7 +6,9 @@ from ..errors import StellarError
 from . import about_commands, model_commands, session_commands, turn_commands  # noqa: F401 - they fill the table
 from .answering import ask
 from .state import Chat
-from .table import Leave, is_command, run_command
+from .table import COMMANDS, GROUPS, Leave, is_command, run_command
+
+__all__ = ["COMMANDS", "GROUPS", "run"]  # the table, which is full once this module is imported
 
 
 def run(chat: Chat) -> None:

@@ -58,7 +58,7 @@ def _load(chat: Chat, rest: str) -> None:
         path, _ = split_path(rest)
         if not path.exists():
             raise StellarError(chat.texts("chat.no_session", name=rest), chat.texts("chat.see_sessions"))
-        session = read_export(path)
+        session = read_export(path, chat.texts)
         chat.leave_session()
         chat.adopt(session)
         chat.save()
@@ -117,7 +117,7 @@ def _export(chat: Chat, rest: str) -> None:
         raise StellarError(chat.texts("chat.no_file"))
     if not chat.conversation.turns:
         raise StellarError(chat.texts("chat.no_turns"))
-    export(chat.as_session(), path, kind, force=force)
+    export(chat.as_session(), path, chat.texts, kind, force)
     chat.terminal.note(chat.texts("chat.exported", path=path))
 
 

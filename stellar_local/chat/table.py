@@ -18,6 +18,8 @@ from .texts import Texts
 Run = Callable[[Chat, str], None]
 Complete = Callable[[Chat, list[str]], Iterable[str]]  # the words so far, the last one unfinished → words for its place
 
+GROUPS = ("turn", "model", "session", "about")  # in which /help and the docs show the commands
+
 _ALIASES = {  # what other tools and BayLing's own chat call them
     "q": "/clear",
     "!reset": "/clear",
@@ -45,6 +47,7 @@ class Command:
     arguments: str
     run: Run
     complete: Complete
+    group: str  # one of GROUPS
 
     @property
     def usage(self) -> str:
@@ -67,7 +70,7 @@ def command(name: str, arguments: str = "", complete: Complete = nothing) -> Cal
     """A decorator that puts a function into the table. It gets the chat and the rest of the line, stripped."""
 
     def add(run: Run) -> Run:
-        COMMANDS[name] = Command(name, arguments, run, complete)
+        COMMANDS[name] = Command(name, arguments, run, complete, run.__module__.rpartition(".")[2].partition("_")[0])
         return run
 
     return add

@@ -155,16 +155,13 @@ def test_what_was_left_out_comes_back_when_there_is_room(talk: Conversation) -> 
 
 def test_shift_computes_nothing_again(talk: Conversation) -> None:
     talk.overflow = "shift"
-    shifts = 0
+    shifts = read = 0
     for number in range(30):
-        question = LONG.format(number)
-        suffix = len(talk.tokens(talk.turns, question)) - len(talk.tokens(talk.turns, None))
-        reply = talk.ask(question)
+        reply = talk.ask(LONG.format(number))
         shifts += sum(one.tokens for one in reply.overflows)
         assert len(reply.read) + 8 <= talk.runtime.engine.longest
-        computed = said(talk, reply)
-        if number:
-            assert computed <= suffix + 3  # with the answer's last token, and what ends the answer
+        assert said(talk, reply) == len(reply.meant) - read or not number
+        read = len(reply.meant) + len(talk.turns[-1].tokens) - 1  # all of the conversation but its last token
     assert shifts > 0
     assert talk.dropped == 0
 
