@@ -11,20 +11,17 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from . import __version__, console
-from .config import RuntimeOptions, SamplingOptions
 from .errors import ExitCode, StellarError, UsageError
 from .files import explain
-from .flags import model_argument, open_runtime, options_of, system_option, verbose_option
 
 # name → (module, attribute, the line in `stellar --help`)
 _MOUNTED = {
     "quickstart": ("stellar_local.cli", "quickstart", "Run the whole pipeline on a small bundled model."),
-    "chat": ("stellar_local.cli", "chat", "Talk with a model."),
+    "chat": ("stellar_local.chat.command", "chat", "Talk with a model."),
     "batch": ("stellar_local.batch.command", "batch", "Answer prompts from a file or a pipe, many at once."),
     "train": ("train.cli", "train", "Turn instruction triples into a LoRA adapter."),
     "data": ("train.cli", "data", "Build training files."),
@@ -83,43 +80,6 @@ def stellar() -> None:
     Example: stellar quickstart --dir demo
              stellar chat demo/model
     """
-
-
-@click.command()
-@model_argument
-@click.option("--prompt", metavar="TEXT", help="Answer this one message on stdout and leave.")
-@system_option
-@options_of(RuntimeOptions)
-@options_of(SamplingOptions, without=["logprobs"])  # which only a record can show
-@verbose_option
-def chat(model: Path, prompt: str | None, system: str | None, verbose: bool, **flags: Any) -> None:
-    """Talk with MODEL, a .gguf file or a folder made by `stellar convert`.
-
-    Answers stream to stdout. The conversation is remembered until /clear; Ctrl-C stops an answer.
-
-    \b
-    Example: stellar chat demo/model
-             stellar chat model.gguf --prompt '什么是黑洞？' --temperature 0
-    """
-    if prompt is not None and not prompt.strip():
-        raise UsageError("--prompt is empty", "give a message, or leave --prompt out to chat")
-    from .chat.commands import COMMANDS
-    from .chat.loop import chat as run_chat
-    from .chat.loop import converse
-    from .chat.terminal import PlainTerminal, open_terminal
-    from .session import Conversation
-
-    runtime, sampling = open_runtime(model, flags, verbose)
-    with runtime:
-        conversation = Conversation(runtime, sampling, system)
-        if prompt is not None:
-            converse(conversation, PlainTerminal(), prompt)
-            return
-        terminal = open_terminal(list(COMMANDS))
-        if terminal.interactive:
-            size = runtime.engine.context.n_ctx
-            terminal.note(f"{runtime.model.path.name} · context {size} · template {runtime.template.name} · /help")
-        run_chat(conversation, terminal)
 
 
 @click.command()

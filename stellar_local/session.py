@@ -173,9 +173,7 @@ class Runtime:
         --lora says. Raises UsageError where the template cannot render it, RequestError for a grammar that cannot be
         used or an adapter that was not loaded.
         """
-        return self.request_of(
-            self.tokens(turns, system), sampling, grammar=self.structure(schema, grammar), lora=lora
-        )
+        return self.request_of(self.tokens(turns, system), sampling, grammar=self.structure(schema, grammar), lora=lora)
 
     def request_of(
         self,
@@ -266,4 +264,3 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-

@@ -23,7 +23,7 @@ SHARED = ROOT.parent / "shared"
 
 @pytest.fixture(autouse=True)
 def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads the user's configuration or STELLAR_* variables, or writes to the user's data; all speak English."""
+    """No test reads the user's settings or writes to the user's data, and all speak English."""
     for name in [name for name in os.environ if name.startswith("STELLAR_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("STELLAR_CONFIG", str(tmp_path_factory.getbasetemp() / "no-such-config.toml"))

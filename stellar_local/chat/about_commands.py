@@ -6,7 +6,7 @@ from ..console import printable
 from ..errors import StellarError
 from .state import Chat
 from .table import COMMANDS, GROUPS, Leave, command
-from .widths import fitted, width
+from .widths import fitted
 
 _SHOWN_TOKENS = 200
 _USAGE = 24  # columns for a command and its arguments; longer ones push their text on

@@ -34,8 +34,8 @@ class Overflow:
 class Conversation:
     """Turns with memory.
 
-    `overflow` is "drop": whole oldest turns are left out; "shift": half of the tokens after the system line go, wherever
-    turns begin, and nothing is computed again; or "error". `dropped` counts the oldest turns that are left out.
+    `overflow` is "drop": whole oldest turns are left out; "shift": half of the tokens after the system line go, and
+    nothing is computed again; or "error". `dropped` counts the oldest turns that are left out.
     """
 
     runtime: Runtime
@@ -97,8 +97,12 @@ class Conversation:
         kept = SavedTurn(reply.question, answer.text, self._own_tokens(answer), answer.finish_reason)
         self.turns[reply.at :] = [kept]
         if self.overflow == "shift" and kept.tokens:
-            self._read, self._meant = [*reply.read, *reply.new], [*reply.meant, *reply.new]
+            self.remember(reply)
         return True
+
+    def remember(self, reply: Reply) -> None:
+        """Note what the model has in memory after a reply, and what that stands for."""
+        self._read, self._meant = [*reply.read, *reply.new], [*reply.meant, *reply.new]
 
     def _own_tokens(self, answer: Answer) -> list[int]:
         """An answer's tokens, if they say what its text says: not where a stop text was cut off its end."""
@@ -139,9 +143,7 @@ class Conversation:
             return Fitted(meant, meant)
         return self._shifted(turns, meant, room, wanted)
 
-    def _dropped(
-        self, turns: Sequence[SavedTurn], question: str, begun: list[int], room: int, wanted: int
-    ) -> Fitted:
+    def _dropped(self, turns: Sequence[SavedTurn], question: str, begun: list[int], room: int, wanted: int) -> Fitted:
         first = min(self.dropped, len(turns))
         prompt = [*self.tokens(turns[first:], question), *begun]
         before = first
@@ -242,16 +244,18 @@ class Reply:
         return answer.finish_reason == "length" and self._left() != 0 and not self._cancelled
 
     def _goes_on(self) -> bool:
+        """Make room and ask for the rest; false where none can be made."""
         talk = self._conversation
-        # A grammar's place in its document would be lost with the document's beginning.
-        if talk.overflow == "error" or (talk.overflow == "shift" and talk.grammar):
+        if talk.overflow == "error":
             return False
         if talk.overflow == "shift":
-            talk._read, talk._meant = [*self.read, *self.new], [*self.meant, *self.new]
-        elif len(talk.tokens([], self.question)) + len(self._tokens) + _LEAST_ROOM > talk.runtime.engine.longest:
-            return False
-        elif talk.dropped >= len(self._turns):
-            return False
+            if talk.grammar:  # its place in the document would be lost with the document's beginning
+                return False
+            talk.remember(self)
+        else:
+            alone = len(talk.tokens([], self.question)) + len(self._tokens)
+            if talk.dropped >= len(self._turns) or alone + _LEAST_ROOM > talk.runtime.engine.longest:
+                return False
         self.stream = self._submit()
         return True
 

@@ -1,4 +1,4 @@
-"""The chat loop: read a message or a command, run it, until the input ends. Knows the terminal by its interface only."""
+"""The chat loop: read a message or a command and run it, until the input ends. Knows the terminal's interface only."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def run(chat: Chat) -> None:
     """
     terminal = chat.terminal
     while True:
+        chat.count()
         draft, chat.draft = chat.draft, ""
         line = terminal.read(draft)
         if line is None:

@@ -15,9 +15,9 @@ from ..files import read_text
 from ..prompts import template_names
 from ..session import parse_adapter
 from ..spec import Spec
-from .state import Chat
-from .table import command, files, number
 from .reading import split_path
+from .state import Chat
+from .table import command, files
 
 _RESET = ("default", "reset")  # what takes a setting back
 _OFF = ("off", "none")
@@ -60,7 +60,9 @@ def _set(chat: Chat, rest: str) -> None:
         return
     if name not in known:
         close = [one for one in known if one.startswith(name[:3])]
-        raise StellarError(chat.texts("chat.no_setting", name=name), chat.texts("chat.similar", names=", ".join(close or ["/set"])))
+        raise StellarError(
+            chat.texts("chat.no_setting", name=name), chat.texts("chat.similar", names=", ".join(close or ["/set"]))
+        )
     if value:
         if value in _RESET:
             chat.unset(name)
@@ -104,7 +106,9 @@ def _seed(chat: Chat, rest: str) -> None:
         chat.terminal.note(chat.texts("chat.seed_last", seed=chat.last.seed))
 
 
-@command("/template", "[NAME|FILE|default]", lambda chat, words: [*template_names(), "default"] if len(words) == 1 else [])
+@command(
+    "/template", "[NAME|FILE|default]", lambda chat, words: [*template_names(), "default"] if len(words) == 1 else []
+)
 def _template(chat: Chat, rest: str) -> None:
     if rest:
         chat.set_template(None if rest in _RESET else str(Path(rest).expanduser()))

