@@ -106,16 +106,24 @@ def chat(model: Path, prompt: str | None, system: str | None, verbose: bool, **f
     from .chat.commands import COMMANDS
     from .chat.loop import chat as run_chat
     from .chat.loop import converse
-    from .chat.terminal import PlainTerminal, open_terminal
+    from .chat.terminal import PlainTerminal, PlainView, Suggestion, open_terminal
+    from .chat.texts import Texts, language_of
     from .session import Conversation
 
     runtime, sampling = open_runtime(model, flags, verbose)
+    texts = Texts(language_of())
     with runtime:
         conversation = Conversation(runtime, sampling, system)
         if prompt is not None:
-            converse(conversation, PlainTerminal(), prompt)
+            converse(conversation, PlainTerminal(texts), prompt)
             return
-        terminal = open_terminal(list(COMMANDS))
+
+        def suggest(text: str) -> list[Suggestion]:
+            return [Suggestion(name, len(text)) for name in COMMANDS if name.startswith(text)]
+
+        terminal = open_terminal(
+            texts, suggest=suggest, toolbar=None, view=PlainView, history=None, keys=lambda: "emacs"
+        )
         if terminal.interactive:
             size = runtime.engine.context.n_ctx
             terminal.note(f"{runtime.model.path.name} · context {size} · template {runtime.template.name} · /help")
