@@ -32,7 +32,7 @@ def printable(text: str) -> str:
     return text.translate(_SAFE)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Text from a file as one line that is safe to print, so that a name cannot pass for a message of ours."""
     return printable(" ".join(text.splitlines()))
 
@@ -65,7 +65,7 @@ def say(message: str) -> None:
 
 def warn(message: str) -> None:
     """Print one warning line on stderr."""
-    say(f"stellar: warning: {_one_line(message)}")
+    say(f"stellar: warning: {one_line(message)}")
 
 
 def show_error(error: StellarError) -> None:
@@ -89,7 +89,7 @@ class _PlainProgress:
     """Progress for logs and pipes: a line at each tenth, so that a log file stays short."""
 
     def __init__(self, label: str, total: float, unit: str) -> None:
-        self._label, self._total, self._done, self._shown = _one_line(label), max(total, 1e-9), 0.0, 0
+        self._label, self._total, self._done, self._shown = one_line(label), max(total, 1e-9), 0.0, 0
         self._unit = unit
         self._started: tuple[float, float] | None = None  # when, and how much was done before
         say(f"{self._label} ...")
@@ -110,7 +110,7 @@ class _PlainProgress:
             say(line + (f", {left:.0f} s left" if left >= 1 else ""))
 
     def describe(self, text: str) -> None:
-        self._label = _one_line(text)
+        self._label = one_line(text)
 
 
 def _rate(speed: float, unit: str) -> str:
@@ -144,14 +144,14 @@ def progress(label: str, total: float, unit: str = "") -> Iterator[Progress]:
         TimeRemainingColumn(),
         console=Console(stderr=True),
     ) as bar:
-        task = bar.add_task(_one_line(label), total=total)
+        task = bar.add_task(one_line(label), total=total)
 
         class _RichProgress:
             def advance(self, amount: float = 1.0) -> None:
                 bar.advance(task, amount)
 
             def describe(self, text: str) -> None:
-                bar.update(task, description=_one_line(text))
+                bar.update(task, description=one_line(text))
 
         yield _RichProgress()
 
@@ -173,10 +173,27 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], file: IO[str] |
     Console(file=stream, width=columns, highlight=False).print(grid)
 
 
-class LiveLine:
-    """One line on stderr that is written over and over; only for a terminal, and not where answers go to it as well.
+def cells(text: str) -> int:
+    """How many columns of a terminal a line of text takes: two for each Chinese character."""
+    from rich.cells import cell_len
 
-    `close` wipes it out, before anything else is said.
+    return sum(map(cell_len, text))
+
+
+def cut(text: str, columns: int) -> str:
+    """The beginning of a line of text that fits into so many columns."""
+    used = 0
+    for index, char in enumerate(text):
+        used += cells(char)
+        if used > columns:
+            return text[:index]
+    return text
+
+
+class LiveLine:
+    """One line on stderr that is written over and over; only for a terminal.
+
+    `close` wipes it out, before anything else is said: where answers go to the same terminal, before each of them.
     """
 
     def __init__(self) -> None:
@@ -187,10 +204,18 @@ class LiveLine:
         """Whether stderr is a terminal that stdout does not share."""
         return sys.stderr.isatty() and not sys.stdout.isatty()
 
+    @staticmethod
+    def _width() -> int:
+        """The columns of stderr's terminal: stdout's, which shutil asks for, may be another or none."""
+        try:
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns
+        except (OSError, ValueError):
+            columns = 0
+        return columns or shutil.get_terminal_size().columns
+
     def show(self, text: str) -> None:
         """Replace what stands there, cut to the terminal's width."""
-        width = shutil.get_terminal_size().columns - 1
-        self._put(f"\r\x1b[K{_one_line(text)[:width]}")
+        self._put(f"\r\x1b[K{cut(one_line(text), self._width() - 1)}")  # the last column would wrap in some terminals
         self._shown = True
 
     def close(self) -> None:

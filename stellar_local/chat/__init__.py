@@ -1,4 +1,6 @@
 """The REPL: turns with memory in a terminal, or over plain lines.
 
-Layers: loop > commands > terminal, sessions, export, clipboard > saved > texts
+Layers: command > loop > opening > about_commands, model_commands, session_commands, turn_commands > table, reading >
+answering, toolbar > state > conversation, kv_cache, sessions, export, clipboard, terminal > saved > editing, devices >
+blocks, editor, history, typeahead, widths > texts
 """

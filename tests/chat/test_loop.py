@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
-import select
 import signal
 import sys
 import time
@@ -14,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Stellar
+from terminals import Pty
 
 from stellar_local.chat.commands import COMMANDS
 from stellar_local.chat.loop import chat
@@ -107,55 +104,6 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_came(runtime: Runtime) -> None:
     assert (talk.turns[0].response or "")[:4] == script.output[:4]
 
 
-class Pty:
-    """A child in a pseudo-terminal of 80 columns, drawn by a terminal emulator."""
-
-    def __init__(self, argv: list[str], env: dict[str, str], cwd: Path) -> None:
-        import fcntl
-        import pty
-        import struct
-        import termios
-
-        import pyte
-
-        self.pid, self.fd = pty.fork()
-        if not self.pid:
-            os.chdir(cwd)
-            os.execvpe(argv[0], argv, {**env, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"})
-        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 200, 80, 0, 0))
-        self._screen = pyte.Screen(80, 200)
-        self._stream = pyte.ByteStream(self._screen)
-
-    def screen(self) -> str:
-        """What is shown, without empty lines; a wide character is followed by an empty cell, which is left out."""
-        return "\n".join(filter(None, (line.rstrip() for line in self._screen.display)))
-
-    def wait_for(self, pattern: str, timeout: float = 60) -> str:
-        """Read until the screen matches `pattern`; returns the screen."""
-        deadline = time.monotonic() + timeout
-        while not re.search(pattern, self.screen(), re.DOTALL):
-            assert time.monotonic() < deadline, f"{pattern!r} is not shown:\n{self.screen()}"
-            if select.select([self.fd], [], [], 0.2)[0]:
-                self._stream.feed(os.read(self.fd, 65536))
-        return self.screen()
-
-    def type(self, text: str) -> None:
-        os.write(self.fd, text.encode("utf-8"))
-
-    def exit_code(self, timeout: float = 30) -> int:
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            if select.select([self.fd], [], [], 0.05)[0]:
-                with contextlib.suppress(OSError):
-                    os.read(self.fd, 65536)
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                os.close(self.fd)
-                return os.waitstatus_to_exitcode(status)
-        os.kill(self.pid, signal.SIGKILL)
-        raise AssertionError("it did not end")
-
-
 @pytest.fixture
 def open_pty(stellar: Stellar) -> Iterator[object]:
     if sys.platform == "win32":
@@ -168,8 +116,7 @@ def open_pty(stellar: Stellar) -> Iterator[object]:
 
     yield open_one
     for terminal in opened:
-        with contextlib.suppress(ProcessLookupError):  # still there only if the test failed
-            os.kill(terminal.pid, signal.SIGKILL)
+        terminal.close()
 
 
 @pytest.mark.real
