@@ -6,6 +6,7 @@ Knows click and the options; knows nothing of what a command then does with the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,13 +46,19 @@ def open_runtime(model: Path, flags: dict[str, Any], verbose: bool, **more: Any)
     runtime_options = resolve(RuntimeOptions, flags, config)
     resolve(SamplingOptions, flags, config)  # a wrong value is told now, before the slow part
     from .native.library import set_verbose
-    from .plan.choose import choose_model
+    from .plan.choose import choose_model, describe
     from .session import Runtime, asked_cells
 
     set_verbose(verbose)
     cells = asked_cells(runtime_options, more.get("parallel", 1), more.get("per_request"))
-    path = choose_model(model, runtime_options.level, cells, kv_type=runtime_options.kv)
-    runtime = Runtime(path, runtime_options, **more)
+    choice = choose_model(
+        model, runtime_options.level, cells, kv_type=runtime_options.kv, gpu_layers=runtime_options.gpu_layers
+    )
+    if runtime_options.gpu_layers is None and choice.gpu_layers is not None:
+        runtime_options = replace(runtime_options, gpu_layers=choice.gpu_layers)  # all of them would not load
+    if verbose and (reason := describe(choice)):
+        console.say(reason)
+    runtime = Runtime(choice.path, runtime_options, **more)
     for note in runtime.notes:
         console.warn(note)
     return runtime, resolve(SamplingOptions, flags, config, model=runtime.sampling)
