@@ -2,5 +2,5 @@
 
 Layers: command > loop > opening > about_commands, model_commands, session_commands, turn_commands > table, reading >
 answering, toolbar > state > conversation, kv_cache, sessions, export, clipboard, terminal > saved > editing, devices >
-blocks, editor, history, typeahead, widths > texts
+blocks, editor, history, typeahead, widths, picked > texts
 """
