@@ -6,6 +6,7 @@ Knows click and the options; knows nothing of what a command then does with the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ..console import printable
 from ..errors import StellarError
+from ..plan.choose import amount, kv_memory, ranked
+from ..plan.hardware import free_memory
 from .state import Chat
 from .table import COMMANDS, GROUPS, Leave, command
 from .widths import fitted
@@ -109,4 +111,15 @@ def _visible(piece: bytes) -> str:
 
 @command("/plan")
 def _plan(chat: Chat, rest: str) -> None:
-    raise NotImplementedError
+    """The memory that the model takes, and the levels beside it with whether each would fit."""
+    texts, note, runtime = chat.texts, chat.terminal.note, chat.runtime
+    header, size, kv = runtime.model.header, runtime.engine.context.n_ctx, runtime.options.kv
+    memory = free_memory(on_gpu=runtime.options.gpu_layers != 0)
+    weights, cells = header.file_size, kv_memory(header, size, kv)
+    note(texts("chat.plan_model", weights=amount(weights), kv=amount(cells), size=f"{size:,}", type=kv))
+    if memory is not None:
+        note(texts("chat.plan_free_gpu" if memory.gpus else "chat.plan_free", free=amount(memory.free)))
+    for one in ranked(header.path.parent, size, kv, memory, runtime.options.gpu_layers):
+        fits = "chat.plan_unknown" if one.fits is None else "chat.plan_fits" if one.fits else "chat.plan_too_large"
+        mark = "*" if one.file == header.path else " "
+        note(f"{mark} {one.level:<8} {amount(one.needed):>9}  {texts(fits)}  {one.file.name}")

@@ -14,6 +14,7 @@ from ..flags import Setup
 from ..plan.choose import Choice
 from ..session import parse_adapter
 from .markdown import answer_view, warm
+from .picked import picked
 from .saved import Session
 from .sessions import Store, sessions_folder
 from .state import Chat
@@ -57,8 +58,8 @@ def open_chat(setup: Setup, wish: Wish) -> Iterator[Chat]:
         model = wish.model or Path(saved.model if saved else "")
 
         def tell(choice: Choice) -> None:
-            if terminal.interactive and choice.of > 1:
-                terminal.note(told_choice(texts, choice))
+            if terminal.interactive and (line := picked(choice, texts)):
+                terminal.note(line)
 
         runtime = setup.open(model, _runtime_options(setup.runtime, saved, wish, texts, terminal), tell)
         try:
@@ -137,8 +138,3 @@ def _go_on(chat: Chat, name: str, saved: Session | None, wish: Wish) -> None:
     chat.session = saved
     chat.adopt(saved, wish.given)
     chat.tell_resumed()
-
-
-def told_choice(texts: Texts, choice: Choice) -> str:
-    """Which level was picked, and why, in one line."""
-    raise NotImplementedError

@@ -164,7 +164,7 @@ class Chat:
         """Go on with another model. Raises ModelError or UsageError, and the old one goes on."""
         options = replace(self.setup.runtime, level=None, lora=())
         old = self.runtime
-        if fits_beside(model, options, old.model.path):
+        if fits_beside(model, options):
             new = self.setup.open(model, options)
             old.close()
         else:

@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -170,6 +171,27 @@ class Engine:
         token. False if no memory begins so. Raises StellarError where llama.cpp cannot.
         """
         return self._between(lambda: self._kept.shift(tokens, start, count, adapters))
+
+    def save(
+        self,
+        path: Path,
+        tokens: Sequence[int],
+        adapters: Adapters = (),
+        worth: Callable[[int, int], bool] | None = None,
+    ) -> int:
+        """Write the memory that begins with most of these tokens to a file; returns how many tokens it holds.
+
+        0, and no file, if there is none, or if `worth` says no to how many of `tokens` it is, and to its size in bytes.
+        Raises StellarError where it cannot be written: a part may be there then.
+        """
+        return self._between(lambda: self._kept.save(path, tokens, adapters, worth))
+
+    def restore(self, path: Path, tokens: Sequence[int], adapters: Adapters = ()) -> int:
+        """Take up what a file written by `save` holds of these tokens, so that a prompt that begins with them need not
+        be computed; returns how many of them are in memory then. Whoever keeps the file knows that this model and these
+        adapters made it. Raises StellarError if it cannot be used; memory is as sound as before then.
+        """
+        return self._between(lambda: self._kept.restore(path, tokens, adapters))
 
     def _between(self, action: Callable[[], Result]) -> Result:
         """Run an action in the engine's thread, between two steps; wait for it, give what it returns or raises."""

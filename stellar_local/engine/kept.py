@@ -1,15 +1,17 @@
-"""What is done with a memory between requests: how much of a text it holds, and moving the later part of one up.
+"""What is done with a memory between requests: how much of a text it holds, moving its later part up, files of it.
 
 Knows sequences and tokens; nothing of requests. All of it is for when none runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ..errors import StellarError
+from ..native import state
 from ..native.context import Chunk, Context
-from .memory import Memory
+from .memory import Memory, shared_length
 from .prefixes import Prefixes
 from .request import Adapters
 
@@ -52,3 +54,37 @@ class Kept:
             self._memory.truncate(sequence, len(held) if ended else 0)
         if not ended:
             raise StellarError("llama.cpp could not move what the context holds", "the conversation is read again")
+
+    def save(
+        self, path: Path, tokens: Sequence[int], adapters: Adapters, worth: Callable[[int, int], bool] | None = None
+    ) -> int:
+        """Write the sequence that begins with most of these tokens to a file, whole; returns how many it holds.
+
+        0, and nothing is written, if none does, or `worth` says no to the number of those tokens and the file's size in
+        bytes, or cells are still to be copied. Raises StellarError where it cannot be written.
+        """
+        sequence, shared = self._longest(tokens, adapters)
+        if not shared or not self._context.settled:
+            return 0
+        if worth and not worth(shared, state.size(self._context, sequence)):
+            return 0
+        held = self._memory.tokens[sequence]
+        state.save(self._context, sequence, path, held)
+        return len(held)
+
+    def restore(self, path: Path, tokens: Sequence[int], adapters: Adapters) -> int:
+        """Take up from a file what it holds of these tokens; returns how many of them are in memory then.
+
+        The rest of the file's is forgotten. Raises StellarError if the file cannot be used; the memory is sound then.
+        """
+        stored = state.read_tokens(self._context, path)
+        shared = shared_length(stored, list(tokens))
+        if shared <= (held := self.held(tokens, adapters)):
+            return held
+        sequence, _ = self._prefixes.take(range(len(self._memory.tokens)), -1, 0, adapters)
+        while self._memory.free < len(stored):
+            self._prefixes.forget_one(range(len(self._memory.tokens)))
+        self._memory.append(sequence, state.load(self._context, sequence, path, self._context.capacity))
+        self._memory.truncate(sequence, shared)
+        self._prefixes.touch(sequence)
+        return shared

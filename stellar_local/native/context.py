@@ -156,8 +156,7 @@ class Context:
             self._wanted = sum(chunk.outputs for chunk in chunks)
             return Decoded.DONE
         for chunk in chunks:
-            last = self._api.llama_memory_seq_pos_max(self._memory, chunk.sequence)
-            self._lengths[chunk.sequence] = int(last) + 1
+            self.recount(chunk.sequence)
         if status < 0 or status > 2:
             raise StellarError(f"llama.cpp failed to decode (status {status}): {complaints() or 'no reason given'}")
         return Decoded(status)
@@ -215,6 +214,11 @@ class Context:
 
     def length(self, sequence: int) -> int:
         """How many tokens of a sequence are in memory."""
+        return self._lengths[sequence]
+
+    def recount(self, sequence: int) -> int:
+        """The length of a sequence by what llama.cpp has of it, where that may differ from our account."""
+        self._lengths[sequence] = int(self._api.llama_memory_seq_pos_max(self._memory, sequence)) + 1
         return self._lengths[sequence]
 
     def truncate(self, sequence: int, length: int) -> None:

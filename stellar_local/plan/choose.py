@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from ..config import RuntimeOptions
 from ..errors import ModelError, UsageError
 from ..native.header import Header, read_header
 from ..session import DEFAULT_CONTEXT
@@ -107,15 +108,15 @@ def worded(choice: Choice) -> tuple[str, dict[str, str]] | None:
     values |= {
         "count": str(len(choice.candidates)),
         "ctx": f"{choice.chosen.n_ctx:,}",
-        "needed": _amount(choice.chosen.needed),
+        "needed": amount(choice.chosen.needed),
         "layers": str(choice.chosen.layers),
         "held": str(choice.chosen.held),
     }
     if choice.memory is None:
         return Reason.UNKNOWN.value, values
-    values["free"] = _amount(choice.memory.free)
+    values["free"] = amount(choice.memory.free)
     if choice.better is not None:
-        values |= {"better": choice.better.level, "more": _amount(choice.better.needed)}
+        values |= {"better": choice.better.level, "more": amount(choice.better.needed)}
     return f"{choice.reason.value}_{'gpu' if choice.memory.gpus else 'ram'}", values
 
 
@@ -125,7 +126,8 @@ def describe(choice: Choice) -> str:
     return SENTENCES[words[0]].format(**words[1]) if words else ""
 
 
-def _amount(size: int) -> str:
+def amount(size: int) -> str:
+    """Bytes in the unit that people read."""
     return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
 
 
@@ -246,3 +248,15 @@ def choose_model(
     else:
         reason = Reason.BEST if len(candidates) > 1 else Reason.ONLY
     return Choice(chosen.file, reason, chosen.level, memory, tuple(candidates))
+
+
+def fits_beside(path: Path, options: RuntimeOptions) -> bool:
+    """Whether the model that `path` names surely fits in what is free now, beside all that runs.
+
+    Raises what choose_model and read_header do.
+    """
+    memory = free_memory(on_gpu=options.gpu_layers != 0)
+    choice = choose_model(path, options.level, options.ctx, memory, options.kv, options.gpu_layers)
+    header = read_header(choice.path)
+    needed = needed_memory(header, options.ctx or _usual(header), options.kv, memory.gpus if memory else 0)
+    return memory is not None and needed <= memory.free

@@ -280,7 +280,7 @@ def test_model(talk: Talk, bpe_model: Path, spm_model: Path, tmp_path: Path) -> 
 def test_model_where_there_is_no_room_for_two(
     talk: Talk, bpe_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stellar_local.chat.state.fits_beside", lambda *_: False)
+    monkeypatch.setattr("stellar_local.chat.state.fits_beside", lambda model, options: False)
     talk.say("One.", "/template alpaca")
     (tmp_path / "broken.gguf").write_bytes(bpe_model.read_bytes()[:-5000])
     assert talk.say(f"/model {tmp_path / 'broken.gguf'}")[0].startswith("[")

@@ -17,7 +17,9 @@ from state_cases import KV_TYPES
 from stellar_local.config import SamplingOptions
 from stellar_local.engine import Engine, Request
 from stellar_local.engine.kept import Kept
+from stellar_local.engine.request import Adapters
 from stellar_local.errors import StellarError
+from stellar_local.native.adapter import Adapter
 from stellar_local.native.context import Chunk, Context, Decoded
 from stellar_local.native.model import Model
 
@@ -119,6 +121,114 @@ def test_memory_that_cannot_be_moved_is_forgotten(engine: Engine, monkeypatch: p
     assert engine.shift(LONG, 20, 60) is False
     assert engine.submit(Request(LONG, GREEDY)).answer.tokens == expected
     assert_cells_add_up(engine)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5])
+@pytest.mark.parametrize("kv", KV_TYPES)
+def test_a_restored_memory_answers_as_before(
+    kv: str, scale: float, wide_model: Path, wide_lora: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "state"
+    with Model(wide_model) as model:
+        adapters: Adapters = ((Adapter(model, wide_lora), scale),) if scale else ()
+        with Engine(Context(model, 256, kv_type=kv)) as engine:
+            first = engine.submit(Request(LONG, GREEDY, adapters=adapters)).answer
+            tokens = (*LONG, *first.tokens)
+            held = engine.save(path, tokens, adapters)
+            assert held == len(tokens) - (first.finish_reason == "length") == engine.held(tokens, adapters)
+            second = engine.submit(Request((*tokens, 9, 8), GREEDY, adapters=adapters)).answer
+            assert engine.submit(Request((*tokens, 9, 8), GREEDY)).answer.tokens == second.tokens or scale
+        with Engine(Context(model, 256, kv_type=kv)) as engine:
+            assert engine.held(tokens, adapters) == 0
+            assert engine.restore(path, (*tokens, 9, 8), adapters) == held
+            assert engine.held(tokens, adapters) == held
+            assert engine.held(tokens, ((Adapter(model, wide_lora), 0.25),)) == 0
+            again = engine.submit(Request((*tokens, 9, 8), GREEDY, adapters=adapters)).answer
+            assert again.tokens == second.tokens
+            assert again.usage.cached_tokens == held
+            assert engine.work[0] == len(tokens) + 2 - held
+            assert_cells_add_up(engine)
+
+
+@pytest.mark.parametrize("kind", ["spm_model", "bpe_model"])
+def test_only_what_is_asked_for_is_restored(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    path = tmp_path / "state"
+    with Model(request.getfixturevalue(kind)) as model:
+        with Engine(Context(model, 256)) as engine:
+            assert engine.save(path, LONG) == 0
+            assert not path.exists()
+            assert engine.submit(Request(LONG, GREEDY)).answer
+            later = (*LONG[:70], 9, 8)
+            expected = engine.submit(Request(later, GREEDY)).answer.tokens
+            assert engine.submit(Request(LONG, SamplingOptions(temperature=0, max_tokens=1))).answer
+            assert engine.save(path, LONG[:50]) == len(LONG)
+        with Engine(Context(model, 256)) as engine:
+            assert engine.restore(path, (479, 478)) == 0
+            assert engine.restore(path, later) == 70
+            assert engine.held(LONG) == 70
+            assert_cells_add_up(engine)
+            assert engine.submit(Request(later, GREEDY)).answer.tokens == expected
+            before = engine.held(later)
+            assert engine.restore(path, later) == before == 72  # nothing to gain
+
+
+def test_saving_asks_whether_it_is_worth_it(engine: Engine, tmp_path: Path) -> None:
+    path, asked = tmp_path / "state", list[tuple[int, int]]()
+
+    def worth(tokens: int, size: int) -> bool:
+        asked.append((tokens, size))
+        return len(asked) > 1
+
+    assert engine.submit(Request(LONG, SamplingOptions(temperature=0, max_tokens=1))).answer
+    assert engine.save(path, LONG[:40], (), worth) == 0
+    assert not path.exists()
+    assert engine.save(path, LONG[:40], (), worth) == len(LONG)
+    assert asked == [(40, path.stat().st_size)] * 2
+
+
+def test_what_others_left_makes_room_for_what_is_restored(model: Model, tmp_path: Path) -> None:
+    path, size = tmp_path / "state", 200
+    tokens = (1, *(3 + at * 37 % 400 for at in range(size - 1)))
+    with Engine(Context(model, 256, sequences=3)) as engine:
+        assert engine.submit(Request(tokens, SamplingOptions(temperature=0, max_tokens=1))).answer
+        assert engine.save(path, tokens) == size
+    with Engine(Context(model, 256, sequences=3)) as engine:
+        for number in range(3):
+            assert engine.submit(Request((1, 400 + number, *range(3, 63)), GREEDY)).answer
+        assert engine.restore(path, tokens) == size
+        assert engine.held(tokens) == size
+        assert_cells_add_up(engine)
+        prompt = (*tokens, 9)
+        answer = engine.submit(Request(prompt, GREEDY)).answer
+        assert answer.usage.cached_tokens == size
+        assert is_greedy(model, prompt, answer.tokens)
+
+
+def test_what_cannot_be_restored_or_saved_harms_nothing(model: Model, wide_model: Path, tmp_path: Path) -> None:
+    with Engine(Context(model, 256)) as engine:
+        prompt = (*LONG, 9)
+        expected = engine.submit(Request(prompt, GREEDY)).answer.tokens
+        assert engine.save(tmp_path / "state", prompt) == engine.held((*prompt, *expected))
+        whole = (tmp_path / "state").read_bytes()
+        for data in (b"", whole[:-1], whole[:500], b"x" * 5000):
+            (tmp_path / "bad").write_bytes(data)
+            with pytest.raises(StellarError, match="not a state"):
+                engine.restore(tmp_path / "bad", prompt)
+        with pytest.raises(StellarError, match="not a file"):
+            engine.restore(tmp_path, prompt)
+        with pytest.raises(StellarError, match="it is no file"):
+            engine.save(tmp_path, prompt)
+        assert engine.held((*prompt, *expected)) >= len(prompt)
+        assert engine.submit(Request(prompt, GREEDY)).answer.tokens == expected
+        # One of another model's shape gets past our check, and llama.cpp refuses it: what was there is gone.
+        with Model(wide_model) as other, Engine(Context(other, 256)) as wide:
+            assert wide.submit(Request(prompt, GREEDY)).answer
+            assert wide.save(tmp_path / "bad", prompt)
+        assert engine.submit(Request((1, 5, 6), GREEDY)).answer
+        with pytest.raises(StellarError, match="mismatched key row size"):
+            engine.restore(tmp_path / "bad", prompt)
+        assert_cells_add_up(engine)
+        assert engine.submit(Request(prompt, GREEDY)).answer.tokens == expected
 
 
 def test_only_while_nothing_runs(model: Model) -> None:
