@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..console import printable
 from ..errors import StellarError
 from ..plan.choose import amount, kv_memory, ranked
@@ -119,6 +121,8 @@ def _plan(chat: Chat, rest: str) -> None:
     note(texts("chat.plan_model", weights=amount(weights), kv=amount(cells), size=f"{size:,}", type=kv))
     if memory is not None:
         note(texts("chat.plan_free_gpu" if memory.gpus else "chat.plan_free", free=amount(memory.free)))
+        # What this model takes would be free for another; mapped weights in main memory count as free already.
+        memory = replace(memory, free=memory.free + cells + (weights if memory.gpus else 0))
     for one in ranked(header.path.parent, size, kv, memory, runtime.options.gpu_layers):
         fits = "chat.plan_unknown" if one.fits is None else "chat.plan_fits" if one.fits else "chat.plan_too_large"
         mark = "*" if one.file == header.path else " "

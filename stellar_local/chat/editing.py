@@ -20,7 +20,7 @@ from prompt_toolkit.layout.processors import Processor, TabsProcessor, Transform
 from prompt_toolkit.styles import Style
 
 from ..console import cells, cut, one_line, printable
-from .blocks import is_open
+from .quotes import is_open
 
 STYLE = Style.from_dict({"bottom-toolbar": "noreverse", "bottom-toolbar.text": "fg:#888888"})
 _LONGEST_SUGGESTION = 200  # characters: a whole page in grey would only jump about

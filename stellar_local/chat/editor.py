@@ -45,8 +45,11 @@ def edit(text: str, texts: Texts, screen: IO[str]) -> str:
         file.write_bytes((text and text + "\n").encode("utf-8", "replace"))
         os.utime(file, (time.time() - _AGE,) * 2)
         before = _state(file)
-        with _settings_restored():
-            code = _run([*command, str(file)], screen)
+        try:
+            with _settings_restored():
+                code = _run([*command, str(file)], screen)
+        except OSError as error:
+            raise StellarError(texts("input.editor_missing", name=name, reason=_reason(error))) from error
         if code:
             raise StellarError(texts("input.editor_failed", name=name, code=code))
         if _state(file) == before:
@@ -58,11 +61,14 @@ def edit(text: str, texts: Texts, screen: IO[str]) -> str:
             folder = None  # it holds the only copy
             raise StellarError(texts("input.editor_no_utf8", path=file)) from error
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise StellarError(texts("input.editor_missing", name=name, reason=reason)) from error
+        raise StellarError(texts("input.editor_no_file", reason=_reason(error))) from error
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 def _command() -> list[str]:

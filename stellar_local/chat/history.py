@@ -128,7 +128,10 @@ def _alone(path: Path) -> Iterator[IO[bytes]]:
 
     Raises OSError, also if another process holds the lock for half a second.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(20, "Not a directory") from error
     for _ in range(50):
         with open(path, "a+b", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             # Whoever shortened the file before we had the lock has put another one in its place.

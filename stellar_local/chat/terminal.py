@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TextIO
 
 from ..console import LiveLine, printable, say
 from ..errors import StellarError
-from .blocks import is_open, message_of
+from .quotes import is_open, message_of
 from .editor import edit
 from .texts import Texts, language_of
 from .typeahead import kept
