@@ -111,4 +111,7 @@ def main(model: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo/model"), Path(sys.argv[2] if len(sys.argv) > 2 else ROOT / "docs"))
+    main(
+        Path(sys.argv[1] if len(sys.argv) > 1 else "demo/model"),
+        Path(sys.argv[2] if len(sys.argv) > 2 else ROOT / "docs"),
+    )

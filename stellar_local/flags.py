@@ -45,7 +45,6 @@ system_option = click.option("--system", metavar="TEXT", help="System line inste
 model_argument = click.argument("model", type=click.Path(path_type=Path))
 
 
-<<<<<<< HEAD
 class Setup:
     """What the user asked for when a command started: it opens models, now or later, and says how to sample from them.
 
@@ -94,27 +93,6 @@ def open_runtime(model: Path, flags: dict[str, Any], verbose: bool, **more: Any)
     """Resolve options, choose the file and open it: (Runtime, sampling options). `more` goes to Runtime as it is."""
     setup = Setup(flags, verbose)
     runtime = setup.open(model, **more)
-=======
-def open_runtime(model: Path, flags: dict[str, Any], verbose: bool, **more: Any) -> tuple[Any, SamplingOptions]:
-    """Resolve options, choose the file and open it: (Runtime, sampling options). `more` goes to Runtime as it is."""
-    config = read_config()
-    runtime_options = resolve(RuntimeOptions, flags, config)
-    resolve(SamplingOptions, flags, config)  # a wrong value is told now, before the slow part
-    from .native.library import set_verbose
-    from .plan.choose import choose_model, describe
-    from .session import Runtime, asked_cells
-
-    set_verbose(verbose)
-    cells = asked_cells(runtime_options, more.get("parallel", 1), more.get("per_request"))
-    choice = choose_model(
-        model, runtime_options.level, cells, kv_type=runtime_options.kv, gpu_layers=runtime_options.gpu_layers
-    )
-    if runtime_options.gpu_layers is None and choice.gpu_layers is not None:
-        runtime_options = replace(runtime_options, gpu_layers=choice.gpu_layers)  # all of them would not load
-    if verbose and (reason := describe(choice)):
-        console.say(reason)
-    runtime = Runtime(choice.path, runtime_options, **more)
->>>>>>> h-sessions
     for note in runtime.notes:
         console.warn(note)
     return runtime, setup.sampling(runtime.sampling)

@@ -1,6 +1,7 @@
 """The REPL: turns with memory in a terminal, or over plain lines.
 
 Layers: command > loop > opening > about_commands, model_commands, session_commands, turn_commands > table, reading >
-answering, toolbar > state > conversation, kv_cache, sessions, export, clipboard, terminal > saved > editing, devices >
-blocks, editor, history, typeahead, widths, picked > texts
+answering, toolbar > state > conversation, kv_cache, sessions, export, clipboard, terminal, picked, markdown > saved,
+editing, devices, drawing, live > quotes, editor, history, typeahead, widths, blocks, highlight, inline, layout, marks,
+nesting > texts
 """

@@ -25,7 +25,8 @@ def answer(chat: Chat, reply: Reply) -> None:
     Ctrl-C stops the answer and keeps what came; without a person at the keyboard it is passed on, and so is the end
     of the program, once what came is saved.
     """
-    terminal, ending = chat.terminal, None  # type: ignore[var-annotated]
+    terminal = chat.terminal
+    ending: BaseException | None = None
     _tell_overflow(chat, reply, 0)
     told = len(reply.overflows)
     interrupted = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -52,7 +52,7 @@ def open_chat(setup: Setup, wish: Wish) -> Iterator[Chat]:
         made: list[Chat] = []  # the terminal asks the chat, which is made with the terminal
         terminal = _terminal(made, options, texts, wish)
         if terminal.interactive:
-            threading.Thread(target=warm, daemon=True).start()  # while the model loads
+            warm()  # while the model loads
         if wish.model is None and (saved is None or not saved.model):
             raise UsageError(texts("chat.no_model"), texts("chat.give_model"))
         model = wish.model or Path(saved.model if saved else "")
@@ -108,7 +108,7 @@ def _terminal(made: list[Chat], options: ChatOptions, texts: Texts, wish: Wish) 
         texts,
         suggest=lambda line: suggestions(made[0], line) if made else [],
         toolbar=lambda columns: toolbar(made[0], columns) if made else "",
-        view=lambda out: answer_view((made[0].options if made else options).style, out),
+        view=lambda: answer_view((made[0].options if made else options).style, sys.stdout),
         history=None if wish.private else sessions_folder().parent / "history",
         keys=lambda: (made[0].options if made else options).keys,
     )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,7 @@ class Chat:
         lora = tuple(f"{old.adapter_path(name)}:{scale}" for name, scale in scales.items())
         old.close()
         try:
-            return self.setup.open(model, options)  # type: ignore[no-any-return]
+            return self.setup.open(model, options)
         except BaseException:
             self.runtime = self.setup.open(old.model.path, replace(old.options, lora=lora))
             self.runtime.template = template
@@ -276,12 +277,12 @@ class Chat:
             talk.system = session.system
         for name, value in session.settings.items():
             if name not in keep:
-                self._try("chat.setting_left", name, lambda name=name, value=value: self.set(name, value))
+                self._try("chat.setting_left", name, partial(self.set, name, value))
         if "template" not in keep and session.template != self.template:
-            self._try("chat.setting_left", "template", lambda: self.set_template(session.template))
+            self._try("chat.setting_left", "template", partial(self.set_template, session.template))
         for kind, text in (("schema", session.schema), ("grammar", session.grammar)):
             if text is not None:
-                self._try("chat.setting_left", kind, lambda kind=kind, text=text: self.set_structure(kind, text))
+                self._try("chat.setting_left", kind, partial(self.set_structure, kind, text))
         talk.reconsider()
 
     def _try(self, key: str, name: str, change: Callable[[], None]) -> None:
@@ -297,7 +298,7 @@ class Chat:
         if (file := self.kv_file) is None or not self.conversation.turns:
             return 0
         tokens = list(self.conversation.tokens(self.conversation.turns, None))
-        return KVCache(file, self.runtime, self.options.kv_cache << 20).restore(tokens)
+        return KVCache(file, self.runtime, self.options.kv_cache << 20).restore(tokens, self.runtime.adapter_set())
 
     def tell_resumed(self) -> None:
         """Restore the KV memory, and say what there is to go on with."""
@@ -317,7 +318,9 @@ class Chat:
             return
         talk = self.conversation
         tokens = list(talk.tokens(talk.turns[talk.dropped :], None))
-        KVCache(file, self.runtime, self.options.kv_cache << 20).save(tokens, self.totals.prompt_speed)
+        KVCache(file, self.runtime, self.options.kv_cache << 20).save(
+            tokens, self.runtime.adapter_set(), self.totals.prompt_speed
+        )
 
     def close(self) -> None:
         """Keep the KV memory, free the model and the session's lock."""

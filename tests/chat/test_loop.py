@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from conftest import Stellar
+from stellar_local.chat.commands import COMMANDS
 from terminals import Pty
 
-from stellar_local.chat.commands import COMMANDS
 from stellar_local.chat.loop import chat
 from stellar_local.config import RuntimeOptions, SamplingOptions
 from stellar_local.errors import RequestError

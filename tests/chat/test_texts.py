@@ -38,7 +38,7 @@ def test_each_command_is_explained() -> None:
 
 
 def test_each_text_is_used_and_each_that_is_used_exists() -> None:
-    named = set(re.findall(r'"((?:[a-z]+)\.(?:[a-z_0-9]+))"', SOURCES))
+    named = set(re.findall(r"[\"']([a-z]+\.[a-z_0-9]+)[\"']", SOURCES))
     families = set(re.findall(r'f"([a-z]+\.[a-z_]*)\{', SOURCES))  # keys made from names, as those of the commands
     used = re.findall(r'texts\(\s*"([a-z]+\.[a-z_0-9]+)"', SOURCES)
     assert set(used) <= set(catalogue())
