@@ -1,197 +1,183 @@
-"""The chat loop over a terminal made of lists, and `stellar chat` in a real pseudo-terminal."""
+"""The loop and the answers: streamed, interrupted, kept, saved; what a failure leaves."""
 
 from __future__ import annotations
 
-import signal
-import sys
-import time
+import os
+import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import Stellar
-from stellar_local.chat.commands import COMMANDS
-from terminals import Pty
+from chat_cases import Script, Talk, opened
 
-from stellar_local.chat.loop import chat
-from stellar_local.config import RuntimeOptions, SamplingOptions
+from stellar_local.chat.loop import run
+from stellar_local.chat.sessions import Store
+from stellar_local.chat.texts import Texts
 from stellar_local.errors import RequestError
-from stellar_local.session import Conversation, Runtime
+
+ENDLESS = {"temperature": 1.5, "min_p": 0.0, "seed": 1, "max_tokens": None}
 
 
-class Script:
-    """A terminal whose messages are a list and whose output is kept."""
+def test_turns_stream_and_are_remembered(talk: Talk) -> None:
+    talk.say("Who are you?", "", "   ", "And now?")
+    assert talk.questions == ["Who are you?", "And now?"]
+    assert talk.script.output == "".join(turn.answer + "\n" for turn in talk.chat.conversation.turns)
 
-    def __init__(self, *messages: str, interactive: bool = True) -> None:
-        self.messages, self.interactive = list(messages), interactive
-        self.output, self.notes = "", []  # type: str, list[str]
 
-    def read(self) -> str | None:
-        return self.messages.pop(0) if self.messages else None
+def test_a_message_that_does_not_fit_leaves_the_chat_alive(talk: Talk, spm_model: Path) -> None:
+    assert talk.say("word " * 600, "hi")[0].startswith("[the conversation does not fit in the context")
+    assert talk.questions == ["hi"]
+    with opened(spm_model, None, interactive=False) as script, pytest.raises(RequestError):
+        script.say("word " * 600)
+
+
+def test_files_stay_attached_until_a_message_was_answered(talk: Talk, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("fact " * 40)
+    talk.say(f"/read {tmp_path / 'a.txt'}", "word " * 600)
+    assert len(talk.chat.attached) == 1
+    talk.say("short")
+    assert talk.chat.attached == []
+    assert talk.questions[0].startswith("fact fact")
+
+
+class Pressed(Script):
+    """A terminal at which Ctrl-C is pressed, or which is closed, once some of the answer is shown."""
+
+    def __init__(self, what: type[BaseException], after: int = 3, interactive: bool = True) -> None:
+        super().__init__(interactive)
+        self.what, self.after = what, after
 
     def write(self, text: str) -> None:
-        self.output += text
-
-    def end_answer(self) -> None:
-        self.output += "\n"
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
+        super().write(text)
+        if len(self.output) > self.after and self.what is not GeneratorExit:
+            what, self.what = self.what, GeneratorExit
+            raise what
 
 
-@pytest.fixture(scope="module")
-def runtime(spm_model: Path) -> Iterator[Runtime]:
-    with Runtime(spm_model, RuntimeOptions(ctx=512)) as runtime:
-        yield runtime
+def test_ctrl_c_stops_the_answer_and_keeps_what_came(spm_model: Path, tmp_path: Path) -> None:
+    with opened(spm_model, tmp_path / "sessions", **ENDLESS) as talk:
+        talk.chat.terminal = talk.script = Pressed(KeyboardInterrupt)
+        notes = talk.say("go on for ever", "again")
+        assert notes[0] == "[interrupted]"
+        first = talk.chat.conversation.turns[0]
+        assert (first.finish, talk.questions) == ("cancelled", ["go on for ever", "again"])
+        assert talk.script.output.startswith(first.answer)
+        assert "[interrupted]" in talk.say("/history 1")[0]
 
 
-@pytest.fixture
-def talk(runtime: Runtime) -> Conversation:
-    return Conversation(runtime, SamplingOptions(temperature=0, max_tokens=6))
+def test_ctrl_c_before_the_first_token_forgets_the_question(spm_model: Path, tmp_path: Path) -> None:
+    with opened(spm_model, tmp_path / "sessions") as talk:
+        talk.say("One.")
 
-
-def test_turns_stream_and_are_remembered(talk: Conversation) -> None:
-    script = Script("Who are you?", "", "   ", "And now?")
-    chat(talk, script)
-    assert [turn.instruction for turn in talk.turns] == ["Who are you?", "And now?"]
-    assert script.output == "".join((turn.response or "") + "\n" for turn in talk.turns)
-
-
-def test_help_lists_every_command(talk: Conversation) -> None:
-    script = Script("/help")
-    chat(talk, script)
-    assert {"/help", "/clear", "/exit"} <= set(COMMANDS)
-    for name in COMMANDS:
-        assert any(name in note for note in script.notes)
-    assert script.output == ""
-
-
-def test_clear_forgets_and_exit_leaves(talk: Conversation) -> None:
-    script = Script("a question", "/clear", "/EXIT", "never read")
-    chat(talk, script)
-    assert talk.turns == []
-    assert script.messages == ["never read"]
-
-
-def test_an_unknown_command_is_answered(talk: Conversation) -> None:
-    script = Script("/quit now")
-    chat(talk, script)
-    assert script.notes == ["unknown command /quit; /help lists them"]
-
-
-def test_a_message_that_does_not_fit_leaves_the_chat_alive(talk: Conversation) -> None:
-    script = Script("word " * 600, "hi")
-    chat(talk, script)
-    assert script.notes[0].startswith("[the prompt has")
-    assert len(talk.turns) == 1
-    with pytest.raises(RequestError):
-        chat(talk, Script("word " * 600, interactive=False))
-
-
-def test_ctrl_c_stops_the_answer_and_keeps_what_came(runtime: Runtime) -> None:
-    class Impatient(Script):
-        def write(self, text: str) -> None:
-            super().write(text)
-            if len(self.output) > 3 and not self.notes:
-                self.notes.append("pressed")
+        class Early(Script):
+            def progress(self, text: str) -> None:
+                self.progress = lambda text: None  # type: ignore[method-assign]
                 raise KeyboardInterrupt
 
-    talk = Conversation(runtime, SamplingOptions(temperature=1.5, min_p=0, seed=1))
-    script = Impatient("go on for ever", "again")
-    chat(talk, script)
-    assert "[interrupted]" in script.notes
-    assert len(talk.turns) == 2
-    assert (talk.turns[0].response or "")[:4] == script.output[:4]
+        talk.chat.terminal = talk.script = Early()
+        talk.say("/regen")
+        assert talk.questions == ["One."]
+        assert talk.chat.conversation.turns[0].answer
 
 
-@pytest.fixture
-def open_pty(stellar: Stellar) -> Iterator[object]:
-    if sys.platform == "win32":
-        pytest.skip("no pseudo-terminals here")
-    opened: list[Pty] = []
-
-    def open_one(*arguments: object) -> Pty:
-        opened.append(Pty([*stellar.argv, "chat", *map(str, arguments)], stellar.env, stellar.cwd))
-        return opened[-1]
-
-    yield open_one
-    for terminal in opened:
-        terminal.close()
+@pytest.mark.parametrize("what", [SystemExit, KeyboardInterrupt])
+def test_the_end_of_the_program_keeps_what_came(what: type[BaseException], spm_model: Path, tmp_path: Path) -> None:
+    with opened(spm_model, tmp_path / "sessions", interactive=what is SystemExit, **ENDLESS) as talk:
+        talk.chat.terminal = talk.script = Pressed(what, interactive=what is SystemExit)
+        with pytest.raises(what):
+            talk.say("go on for ever", "never asked")
+        assert talk.chat.session is not None
+        saved = Store(tmp_path / "sessions", Texts("en")).load(talk.chat.session.name)
+    assert [turn.finish for turn in saved.turns] == ["cancelled"]
+    assert saved.turns[0].answer
 
 
-@pytest.mark.real
-def test_a_real_terminal_with_the_real_model(open_pty, real_model: Path) -> None:  # type: ignore[no-untyped-def]
-    terminal = open_pty(real_model, "--temperature", "0", "--max-tokens", "1000")
-    terminal.wait_for(r"template the model's own.*\n>$")
-    terminal.type("I have a cat called Tom.\r")
-    terminal.wait_for(r"called Tom\.\n.*\w.*\n>$")
-    terminal.type("What is my cat called?\r")
-    terminal.wait_for(r"my cat called\?\n[^\n]*Tom.*\n>$")
-    terminal.type("Write a very long story about the stars.\r")
-    terminal.wait_for(r"about the stars\.\n.*\w+ \w+ \w+ \w+ \w+")
-    terminal.type("\x03")  # stops the answer only
-    terminal.wait_for(r"\[interrupted\]\n>$", 10)
-    terminal.type("half a line")
-    terminal.wait_for(r"\n> half a line$")
-    terminal.type("\x03")  # clears the line
-    terminal.wait_for(r"\n> half a line\^?C?\n>$")
-    terminal.type("/help\r")
-    terminal.wait_for(r"/clear +forget.*Ctrl-D leaves\n>$")
-    terminal.type("/clear\r")
-    terminal.wait_for(r"is cleared\]\n>$")
-    terminal.type("/exit\r")
-    assert terminal.exit_code() == 0
+def test_each_turn_is_saved_at_once(talk: Talk, tmp_path: Path) -> None:
+    store = Store(tmp_path / "sessions", Texts("en"))
+    for count in (1, 2, 3):
+        talk.say(f"Question {count}.")
+        assert talk.chat.session is not None
+        saved = store.load(talk.chat.session.name)
+        assert [turn.question for turn in saved.turns] == talk.questions
+        assert [turn.tokens for turn in saved.turns] == [turn.tokens for turn in talk.chat.conversation.turns]
+    talk.say("/undo")
+    assert len(store.load(talk.chat.session.name).turns) == 2  # type: ignore[union-attr]
 
 
-def test_ctrl_d_leaves_and_chinese_is_whole(open_pty, spm_model: Path) -> None:  # type: ignore[no-untyped-def]
-    terminal = open_pty(spm_model, "--temperature", "0", "--max-tokens", "8")
-    terminal.wait_for("/help\n>$")
-    terminal.type("你是谁？\r")
-    terminal.wait_for(r"> 你是谁？\n.*\n>$")
-    terminal.type("\x04")
-    assert terminal.exit_code() == 0
+@contextmanager
+def no_room_for_files() -> Iterator[None]:
+    """Files may not grow, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    import signal
+
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_one_answer_with_prompt(stellar: Stellar, spm_model: Path) -> None:
-    done = stellar("chat", spm_model, "--prompt", "Hello", "--temperature", 0, "--max-tokens", 5)
-    assert done.returncode == 0
-    assert done.stdout.endswith("\n")
-    assert "answer was cut" in done.stderr
+def test_a_session_that_cannot_be_saved_is_told_once(talk: Talk) -> None:
+    talk.say("One.")
+    with no_room_for_files():
+        notes = [note for note in talk.say("Two.", "Three.") if "cannot be saved" in note]
+    assert len(notes) == 1
+    assert talk.questions == ["One.", "Two.", "Three."]
+    talk.say("Four.")
+    assert len(talk.chat.store.load(talk.chat.session.name).turns) == 4  # type: ignore[union-attr]
 
 
-def test_plain_lines_without_a_terminal(stellar: Stellar, spm_model: Path) -> None:
-    done = stellar("chat", spm_model, "--temperature", 0, "--max-tokens", 3, input="hi\n/clear\nhi\n")
-    assert done.returncode == 0
-    assert "\x1b" not in done.stdout
-    assert "cleared" in done.stderr
+def test_overflow_is_told(talk: Talk) -> None:
+    long = "What is a parsec, and what is a galaxy? 什么是秒差距？"
+    notes = [note for note in talk.say(*[f"{number}. {long}" for number in range(14)]) if "context was full" in note]
+    assert notes
+    assert f"the oldest {talk.chat.conversation.dropped} turns" in talk.say("/context")[-2]
+    assert any("left out of the context" in note for note in talk.say("/history"))
+    assert len(talk.questions) == 14
+    talk.say("/set overflow shift")
+    notes = talk.say(*[f"{number}. {long}" for number in range(14)])
+    assert any("shifted out" in note for note in notes)
 
 
-def test_control_sequences_of_a_model_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    from stellar_local.chat.terminal import PlainTerminal
+def test_placeholders_come_out_replaced(talk: Talk) -> None:
+    """The template's identity; split over tokens by a grammar that lets them out a character at a time."""
+    from dataclasses import replace
 
-    PlainTerminal().write("a\x1b[2J\x07b")
-    assert capsys.readouterr().out == "a␛[2Jb"
-
-
-@pytest.mark.real
-@pytest.mark.parametrize("delay", [0.15, 0.25, 0.4, 0.6])
-def test_ctrl_c_while_the_model_loads(delay: float, stellar: Stellar, real_model: Path) -> None:
-    """Whenever it comes, it ends the program without a word of Python's; it never goes on to the answer's end."""
-    process = stellar.start("chat", real_model, "--prompt", "Tell a very long story.", "--temperature", "0")
-    time.sleep(delay)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    said = errors.decode()
-    assert process.returncode in (130, -signal.SIGINT)  # the latter before our own code runs
-    if process.returncode == 130:
-        assert said.strip() == "interrupted"
+    runtime = talk.chat.runtime
+    runtime.template = replace(runtime.template, identity={"[NAME]": "星语者", "[机构]": "星语调校局"})  # type: ignore[type-var]
+    talk.say("/set max_tokens 60", '/grammar root ::= "I am [NAME] of [机构]." ', "Who?")
+    assert talk.script.output == "I am 星语者 of 星语调校局.\n"
+    assert talk.chat.conversation.turns[0].answer == "I am 星语者 of 星语调校局."
+    assert talk.chat.last is not None and talk.chat.last.usage.completion_tokens > 8  # so it was split
 
 
-def test_closed_standard_streams_are_no_defect(stellar: Stellar, spm_model: Path) -> None:
-    import subprocess
+def test_unknown_settings_of_a_session_are_left_out(talk: Talk, tmp_path: Path) -> None:
+    import json
 
-    line = " ".join([*stellar.argv, "chat", str(spm_model), "--max-tokens 2"])
-    for closed in ("<&-", ">&-", "<&- >&-"):
-        done = subprocess.run(["bash", "-c", f"{line} --prompt hi {closed}"], env=stellar.env, capture_output=True)
-        assert done.returncode == 0, done.stderr
-        assert b"internal error" not in done.stderr
+    talk.say("One.", "/save mine", "/set temperature 0.3", "/clear")
+    path = tmp_path / "sessions" / "mine.json"
+    record = json.loads(path.read_text())
+    record["settings"] = {"temperature": 0.3, "top_p": "no number", "gone": 1}
+    path.write_text(json.dumps(record))
+    notes = talk.say("/set temperature default", "/load mine")
+    assert talk.chat.conversation.sampling.temperature == 0.3
+    assert sum("was left out" in note for note in notes) == 2
+    assert talk.questions == ["One."]
+
+
+def test_sessions_of_another_vocabulary(spm_model: Path, bpe_model: Path, tmp_path: Path) -> None:
+    with opened(spm_model, tmp_path / "sessions") as talk:
+        talk.say("One. 一。", "/save mine")
+    with opened(bpe_model, tmp_path / "sessions") as talk:
+        talk.say("/load mine", "Two. 二。")
+        assert talk.questions == ["One. 一。", "Two. 二。"]
+        assert talk.chat.conversation.turns[0].tokens == []
+
+
+def test_the_input_s_end_is_the_chat_s(talk: Talk) -> None:
+    run(talk.chat)
+    assert talk.questions == []
+    assert not os.path.exists(talk.chat.store.folder) or not os.listdir(talk.chat.store.folder)  # type: ignore[union-attr]
