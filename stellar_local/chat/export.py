@@ -174,7 +174,7 @@ def _closed(text: str) -> str:
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark")
-    text = text.strip("\n")
+    text = printable(text).strip("\n")  # as it will be read
 
     def open_block(text: str) -> str | None:
         """The mark of the fence, or "" of the HTML block, in which a heading after the text would end up."""
