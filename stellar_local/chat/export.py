@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..console import printable
 from ..errors import StellarError, UsageError
 from ..files import atomic_text, read_text, regular_target
 from ..records import escaped
-from .saved import InvalidSession, NewerSession, Session, name_fault, normal_name, now, whole
+from .saved import InvalidSession, NewerSession, Session, local_time, name_fault, normal_name, now, whole
 from .texts import Texts
 
 KINDS = ("md", "json", "sharegpt")
@@ -146,8 +145,8 @@ def _markdown(session: Session, texts: Texts) -> str:
     model, adapters = Path(session.model).name, [Path(adapter).name for adapter in session.lora]
     settings = [f"{key} {json.dumps(value, ensure_ascii=False)}" for key, value in session.settings.items()]
     facts = [
-        texts("export.begun", time=_local(session.created)),
-        texts("export.updated", time=_local(session.updated)),
+        texts("export.begun", time=local_time(session.created)),
+        texts("export.updated", time=local_time(session.updated)),
         *([texts("export.model", name=_code(model))] if model else []),
         *([texts("export.adapters", names=_code(", ".join(adapters)))] if adapters else []),
         *([texts("export.settings", values=_code(", ".join(settings)))] if settings else []),
@@ -175,7 +174,7 @@ def _closed(text: str) -> str:
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark")
-    text = text.strip("\n")
+    text = printable(text).strip("\n")  # as it will be read
 
     def open_block(text: str) -> str | None:
         """The mark of the fence, or "" of the HTML block, in which a heading after the text would end up."""
@@ -186,11 +185,3 @@ def _closed(text: str) -> str:
         return text
     closed = (f"{text}\n{end}" for end in ((mark,) if mark else _HTML_ENDS))
     return next((one for one in closed if open_block(one) is None), text)
-
-
-def _local(time: str) -> str:
-    """A stored time in the local time zone, to the minute."""
-    try:
-        return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M")
-    except (OverflowError, ValueError):  # a year that the system's calendar does not reach
-        return time

@@ -41,6 +41,14 @@ def seconds(time: str) -> float:
     return datetime.fromisoformat(time).timestamp()
 
 
+def local_time(time: str) -> str:
+    """A stored time for people: in the local time zone, to the minute."""
+    try:
+        return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M")
+    except (OverflowError, ValueError):  # a year that the system's calendar does not reach
+        return time
+
+
 def whole(text: str) -> str:
     """A text that UTF-8 can hold: half characters, which a terminal may deliver, become U+FFFD."""
     return re.sub("[\ud800-\udfff]", "\ufffd", text)

@@ -75,6 +75,10 @@ class Store:
             )
         return good
 
+    def exists(self, name: str) -> bool:
+        """Whether there is a session of this name, however it is written."""
+        return os.path.lexists(self._path(self.checked(name)))
+
     def names(self) -> list[str]:
         """All names, those of the files changed last first. Opens no file."""
         return [name for _, name in self._found()]
@@ -260,11 +264,11 @@ class Store:
         return Session.of(record, name)
 
     def _require(self, name: str) -> None:
-        if not os.path.lexists(self._path(name)):
+        if not self.exists(name):
             raise UsageError(self._texts("sessions.missing", name=name), self._texts("sessions.missing_hint"))
 
     def _require_free(self, name: str) -> None:
-        if os.path.lexists(self._path(name)):
+        if self.exists(name):
             raise UsageError(self._texts("sessions.exists", name=name), self._texts("sessions.exists_hint", name=name))
 
     def _set_aside(self, name: str, reason: str) -> str:

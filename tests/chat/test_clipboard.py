@@ -239,7 +239,9 @@ def test_in_a_real_tmux(tmux: list[str], tmp_path: Path) -> None:
         "from stellar_local.chat.clipboard import copy\n"
         "from stellar_local.chat.texts import Texts\n"
         f"way = copy({TEXT!r}, sys.stdout, Texts('en'))\n"
-        f"open({str(tmp_path / 'way')!r}, 'w').write(way)\n"
+        "from stellar_local.files import atomic_text\n"
+        "from pathlib import Path\n"
+        f"atomic_text(Path({str(tmp_path / 'way')!r}), way)\n"
         "sys.stdin.readline()\n"
     )
     inner, outer = pty.openpty()
@@ -249,16 +251,16 @@ def test_in_a_real_tmux(tmux: list[str], tmp_path: Path) -> None:
         [*tmux, "new-session", pane], stdin=outer, stdout=outer, stderr=outer, start_new_session=True
     )
     os.close(outer)
-    shown, until = b"", time.monotonic() + 15
-    while not re.search(rb"\x1b\]52;[^;]*;[^\x07\x1b]+[\x07\x1b]", shown) and time.monotonic() < until:
+    shown, asked, until = b"", None, time.monotonic() + 15
+    while not (asked and (tmp_path / "way").exists()) and time.monotonic() < until:
         if select.select([inner], [], [], 0.1)[0]:
             shown += os.read(inner, 65536)
+        asked = re.search(rb"\x1b\]52;[^;]*;([A-Za-z0-9+/=]+)[\x07\x1b]", shown)
     buffer = subprocess.run([*tmux, "show-buffer"], capture_output=True, timeout=10).stdout
     client.terminate()
     client.wait()
     os.close(inner)
     assert (tmp_path / "way").read_text() == "tmux"
     assert buffer.decode() == TEXT
-    found = re.search(rb"\x1b\]52;[^;]*;([A-Za-z0-9+/=]+)", shown)
-    assert found is not None
-    assert base64.b64decode(found[1]).decode() == TEXT
+    assert asked is not None
+    assert base64.b64decode(asked[1]).decode() == TEXT

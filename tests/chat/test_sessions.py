@@ -17,7 +17,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stellar_local.chat.saved import VERSION, SavedTurn, Session, name_fault, now, seconds
+from stellar_local.chat.saved import VERSION, SavedTurn, Session, local_time, name_fault, now, seconds
 from stellar_local.chat.sessions import Store, sessions_folder
 from stellar_local.chat.texts import Texts
 from stellar_local.errors import StellarError, UsageError
@@ -362,6 +362,8 @@ def test_a_name_in_decomposed_form_is_the_same(store: Store) -> None:
     store.save(Session("Cafe\u0301"))
     assert store.names() == ["Caf\u00e9"]
     assert store.load("Cafe\u0301").name == "Caf\u00e9"
+    assert store.exists(" Cafe\u0301 ")
+    assert not store.exists("cafe")
 
 
 @settings(max_examples=200, deadline=None)
@@ -571,6 +573,13 @@ def test_where_sessions_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert sys.platform != "linux" or folder.parent.parent == tmp_path / "xdg"
 
 
-def test_stored_times() -> None:
+def test_stored_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    if hasattr(time, "tzset"):
+        monkeypatch.setenv("TZ", "CST-8")
+        time.tzset()
+        assert local_time("2026-11-24T16:32:59.999+00:00") == "2026-11-25 00:32"
+        monkeypatch.undo()
+        time.tzset()
+    assert local_time("0001-01-01T00:00:00.000+23:00").startswith("0001-01-01")
     assert abs(seconds(now()) - time.time()) < 1
     assert seconds("1970-01-01T08:00:01.500+08:00") == 1.5
