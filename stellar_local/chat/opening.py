@@ -97,8 +97,9 @@ def _session(store: Store | None, wish: Wish, texts: Texts, held: ExitStack) -> 
     name = store.last() if wish.last else wish.session
     if name is None:
         raise UsageError(texts("chat.no_last"), texts("chat.give_model"))
+    name = store.checked(name)
     held.enter_context(store.lock(name))
-    return name, store.load(name) if name in store.names() else None
+    return name, store.load(name) if store.exists(name) else None
 
 
 def _terminal(made: list[Chat], options: ChatOptions, texts: Texts, wish: Wish) -> Terminal:

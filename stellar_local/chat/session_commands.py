@@ -9,9 +9,11 @@ from ..errors import StellarError
 from .clipboard import copy
 from .export import export, read_export
 from .reading import split_path
+from .saved import local_time, name_fault, normal_name
 from .sessions import Store
 from .state import Chat
 from .table import command, files, number
+from .widths import fitted
 
 _SHOWN = 20  # sessions in the list
 
@@ -35,7 +37,7 @@ def _save(chat: Chat, rest: str) -> None:
     chat.saving = True
     name = store.checked(rest) if rest else ""
     if name and (chat.session is None or name != chat.session.name):
-        if name in store.names():
+        if store.exists(name):
             raise StellarError(chat.texts("chat.session_exists", name=name))
         chat.begin(name)
     chat.save()
@@ -49,10 +51,10 @@ def _load(chat: Chat, rest: str) -> None:
     store = _store(chat)
     if not rest:
         raise StellarError(chat.texts("chat.load_what"))
-    if rest in store.names():
-        if chat.session is None or chat.session.name != rest:
+    if name_fault(normal_name(rest)) is None and store.exists(rest):
+        if chat.session is None or chat.session.name != normal_name(rest):
             chat.keep_memory()
-            chat.open_session(rest)
+            chat.open_session(normal_name(rest))
     else:
         path, _ = split_path(rest)
         if not path.exists():
@@ -71,7 +73,7 @@ def _sessions(chat: Chat, rest: str) -> None:
     for one in found[:_SHOWN]:
         mark = "*" if chat.session and chat.session.name == one.name else " "
         turns = chat.texts("chat.turns", count=one.turns)
-        chat.terminal.note(f"{mark} {one.name}  {one.updated[:16].replace('T', ' ')}  {turns}  {one.first[:40]}")
+        chat.terminal.note(f"{mark} {one.name}  {local_time(one.updated)}  {turns}  {fitted(' '.join(one.first.split()), 40)}")
     if len(found) > _SHOWN:
         chat.terminal.note(chat.texts("chat.more_sessions", count=len(found) - _SHOWN))
     if not found:
@@ -99,7 +101,7 @@ def _delete(chat: Chat, rest: str) -> None:
     store = _store(chat)
     if not rest:
         raise StellarError(chat.texts("chat.delete_what"))
-    if chat.session and rest == chat.session.name:
+    if chat.session and normal_name(rest) == chat.session.name:
         raise StellarError(chat.texts("chat.session_open"))
     store.delete(rest)
     chat.terminal.note(chat.texts("chat.deleted", name=rest))

@@ -264,7 +264,7 @@ def test_schema_and_grammar(talk: Talk, tmp_path: Path) -> None:
 def test_model(talk: Talk, bpe_model: Path, spm_model: Path, tmp_path: Path) -> None:
     talk.say("One. 一。", "/set temperature 0.5")
     shown = talk.say(f"/model {bpe_model}")
-    assert shown[-1].startswith("tiny-F32.gguf · context 512 · template bayling-llama-3")
+    assert shown[-1].startswith("tiny-F32.gguf · context 512 · template: bayling-llama-3")
     talk.say("Two. 二。")
     assert talk.questions == ["One. 一。", "Two. 二。"]
     assert talk.chat.conversation.turns[0].tokens == []  # of another vocabulary
