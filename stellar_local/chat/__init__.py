@@ -1,4 +1,4 @@
 """The REPL: turns with memory in a terminal, or over plain lines.
 
-Layers: loop > commands > terminal > texts
+Layers: loop > commands > terminal, kv_cache > texts
 """
