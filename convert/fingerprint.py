@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import stellar_local
-from stellar_local.files import explain, sha256
+from stellar_local.files import explain, sampled, sha256
 
 _WEIGHTS = (".safetensors", ".bin")
 _SMALL = (".json", ".model", ".jinja")  # configuration, index, tokenizer, templates
-_SAMPLES, _SAMPLE = 16, 1 << 16
 PACKAGES = ("llama-cpp-python", "gguf", "numpy")
 
 
@@ -32,7 +31,8 @@ def fingerprint(bases: Iterable[Path], adapters: Iterable[Path], choices: Mappin
     """64 hexadecimal digits over base folders, adapter folders and the options, as JSON. Raises StellarError."""
     stated = {
         "bases": [
-            [_sampled(path) if path.suffix in _WEIGHTS else _whole(path) for path in _files(base)] for base in bases
+            [[path.name, *sampled(path)] if path.suffix in _WEIGHTS else _whole(path) for path in _files(base)]
+            for base in bases
         ],
         "adapters": [[_whole(path) for path in _files(adapter)] for adapter in adapters],
         "choices": dict(choices),
@@ -52,20 +52,6 @@ def _whole(path: Path) -> list[str | int]:
         return [path.name, sha256(path)]
     except OSError as error:
         raise explain(error, path, "read") from error
-
-
-def _sampled(path: Path) -> list[str | int]:
-    """Size, time of change, and a hash of blocks from the beginning to the end."""
-    digest = hashlib.sha256()
-    try:
-        status = path.stat()
-        with path.open("rb") as file:
-            for number in range(_SAMPLES):
-                file.seek(max(0, status.st_size - _SAMPLE) * number // (_SAMPLES - 1))
-                digest.update(file.read(_SAMPLE))
-    except OSError as error:
-        raise explain(error, path, "read") from error
-    return [path.name, status.st_size, status.st_mtime_ns, digest.hexdigest()]
 
 
 def _version(package: str) -> str:

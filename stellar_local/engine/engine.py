@@ -39,11 +39,15 @@ class Stream:
 
     def __iter__(self) -> Iterator[str]:
         """Pieces of text, each of whole characters. Raises what the request failed with."""
-        while isinstance(event := self._events.get(), str):
+        # Ctrl-C may take an event with it that was just got, the last one too.
+        while not (self._ended.is_set() and self._events.empty()):
+            event = self._events.get()
+            if not isinstance(event, str):
+                self._events.put(event)  # for whoever else reads, now or later
+                break
             yield event
-        self._events.put(event)  # for whoever else reads, now or later
-        if isinstance(event, StellarError):
-            raise event
+        if isinstance(self._end, StellarError):
+            raise self._end
 
     @property
     def answer(self) -> Answer:
@@ -83,6 +87,19 @@ class Stream:
                 self._on_end(self)
 
 
+class _Task:
+    """What is to be done in the engine's thread, and what came of it once it has `ended`."""
+
+    def __init__(self, action: Callable[[], Any]) -> None:
+        self.action = action
+        self.ended = threading.Event()
+        self.outcome: Any = None
+
+    def end(self, outcome: Any) -> None:
+        self.outcome = outcome
+        self.ended.set()
+
+
 class Engine:
     """Runs requests over a context, which it owns from now on; close the engine before the model.
 
@@ -106,7 +123,7 @@ class Engine:
         self._count = 0
         self._new: list[Job] = []
         self._cancelled: list[Stream] = []
-        self._tasks: list[tuple[Callable[[], Any], queue.SimpleQueue[Any]]] = []
+        self._tasks: list[_Task] = []
         self._wake = threading.Condition()
         self._closing = False
         self._process = os.getpid()
@@ -189,7 +206,7 @@ class Engine:
     def restore(self, path: Path, tokens: Sequence[int], adapters: Adapters = ()) -> int:
         """Take up what a file written by `save` holds of these tokens, so that a prompt that begins with them need not
         be computed; returns how many of them are in memory then. Whoever keeps the file knows that this model and these
-        adapters made it. Raises StellarError if it cannot be used; memory is as sound as before then.
+        adapters made it. Raises StateError if it is of no use here; memory is as sound as before then.
         """
         return self._between(lambda: self._kept.restore(path, tokens, adapters))
 
@@ -197,25 +214,24 @@ class Engine:
         """Run an action in the engine's thread, between two steps; wait for it, give what it returns or raises."""
         if threading.current_thread() is self._thread:
             raise StellarError("the engine's own thread cannot wait for itself")
-        outcome: queue.SimpleQueue[Result | StellarError] = queue.SimpleQueue()
-        task = (action, outcome)
+        task = _Task(action)
         with self._wake:
             self._require_open()
             self._tasks.append(task)
             self._wake.notify()
         try:
-            result = outcome.get()
+            task.ended.wait()
         except BaseException:  # Ctrl-C: it never begins, or what it works on is left to it until it has ended
             with self._wake:
-                waiting = task in self._tasks
-                if waiting:
+                if task in self._tasks:
                     self._tasks.remove(task)
-            if not waiting:
-                outcome.get()
+                    raise
+            task.ended.wait()
             raise
-        if isinstance(result, StellarError):
-            raise result
-        return result
+        if isinstance(task.outcome, StellarError):
+            raise task.outcome
+        outcome: Result = task.outcome
+        return outcome
 
     def cancel(self, stream: Stream) -> None:
         """Cancel a stream's request, waiting or running; a finished one is left alone."""
@@ -262,18 +278,18 @@ class Engine:
             scheduler.add(job)
         closed = StellarError("the engine was closed")
         scheduler.fail_all(closed)
-        for _, outcome in self._tasks:
-            outcome.put(closed)
+        for task in self._tasks:
+            task.end(closed)
         self.context.close()
 
-    def _perform(self, tasks: list[tuple[Callable[[], Any], queue.SimpleQueue[Any]]]) -> None:
-        for action, outcome in tasks:
+    def _perform(self, tasks: list[_Task]) -> None:
+        for task in tasks:
             try:
                 if self._scheduler.waiting or self._scheduler.running:
                     raise StellarError("the engine is answering", "wait for the answer, or cancel it")
-                outcome.put(action())
+                task.end(task.action())
             except BaseException as error:
-                outcome.put(told(error))
+                task.end(told(error))
 
     def close(self) -> None:
         """Stop at once: unfinished requests fail, the context is freed. Any thread may call it, any number of times."""

@@ -75,7 +75,8 @@ class Kept:
     def restore(self, path: Path, tokens: Sequence[int], adapters: Adapters) -> int:
         """Take up from a file what it holds of these tokens; returns how many of them are in memory then.
 
-        The rest of the file's is forgotten. Raises StellarError if the file cannot be used; the memory is sound then.
+        The rest of the file's is forgotten. Raises StateError if it is of no use here, and another StellarError if it
+        cannot be read; the memory is sound then.
         """
         stored = state.read_tokens(self._context, path)
         shared = shared_length(stored, list(tokens))

@@ -23,8 +23,8 @@ class Adapter:
 
     def __init__(self, model: Model, path: Path) -> None:
         self.path = require_file(path, "adapter", "check the path given with --lora")
-        header = read_header(path, whole=True)
-        kind = header.metadata.get("general.type"), header.metadata.get("adapter.type")
+        self.header = read_header(path, whole=True)
+        kind = tuple(self.header.metadata.get(key) for key in ("general.type", "adapter.type"))
         if kind != ("adapter", "lora"):
             raise ModelError(
                 f"not a LoRA adapter: {path}",

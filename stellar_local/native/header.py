@@ -7,6 +7,7 @@ what a model means. Vocabulary-sized arrays are skipped, not built, so that a he
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,13 +44,17 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """What a GGUF file says of itself. Arrays of more than 1,024 elements are given as their length."""
+    """What a GGUF file says of itself. Arrays of more than 1,024 elements are given as their length.
+
+    `file_size` and `changed`, the time of its last change in nanoseconds, are those of when it was read.
+    """
 
     path: Path
     metadata: dict[str, Any]
     tensors: list[TensorInfo]
     data_start: int
     file_size: int
+    changed: int
 
     @property
     def architecture(self) -> str:
@@ -124,7 +129,7 @@ def read_header(path: Path, whole: bool = False) -> Header:
     """
     require_file(path, "model", "give a .gguf file or a folder made by stellar convert")
     try:
-        size = path.stat().st_size
+        status = path.stat()
         with path.open("rb") as handle:
             magic = handle.read(8)
             if magic[:4] != b"GGUF":
@@ -135,12 +140,12 @@ def read_header(path: Path, whole: bool = False) -> Header:
             if version not in (2, 3):
                 raise ModelError(f"unsupported GGUF version {version}: {path}", "version 2 and 3 are read")
             with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _parse(_Cursor(data, path, size if whole else _LONGEST_KEPT_ARRAY), path, size)
+                return _parse(_Cursor(data, path, status.st_size if whole else _LONGEST_KEPT_ARRAY), path, status)
     except OSError as error:
         raise explain(error, path, "read") from error
 
 
-def _parse(cursor: _Cursor, path: Path, size: int) -> Header:
+def _parse(cursor: _Cursor, path: Path, status: os.stat_result) -> Header:
     tensor_count, pair_count = cursor.take("QQ")
     metadata: dict[str, Any] = {}
     for _ in range(pair_count):
@@ -158,7 +163,7 @@ def _parse(cursor: _Cursor, path: Path, size: int) -> Header:
     if not isinstance(alignment, int) or alignment <= 0:
         raise ModelError(f"damaged GGUF header (alignment {alignment}): {path}", "download or convert it again")
     start = -(-cursor.at // alignment) * alignment
-    return Header(path, metadata, tensors, start, size)
+    return Header(path, metadata, tensors, start, status.st_size, status.st_mtime_ns)
 
 
 def check_vocabulary(header: Header) -> None:

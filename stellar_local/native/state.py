@@ -22,6 +22,11 @@ from ..files import explain, require_file
 from .context import KV_TYPES, Context
 from .library import api, complaints
 
+
+class StateError(StellarError):
+    """A file holds no memory that this context can take up."""
+
+
 _CELL = np.dtype([("position", "=i4"), ("sequences", "=u4"), ("sequence", "=i4")])
 
 
@@ -63,7 +68,7 @@ def save(context: Context, sequence: int, path: Path, tokens: Sequence[int]) -> 
 def load(context: Context, sequence: int, path: Path, capacity: int) -> list[int]:
     """Fill an empty sequence with the memory that `save` wrote, of at most `capacity` tokens; returns the tokens.
 
-    What follows the state in the file is left alone. Raises StellarError if the file is not such a state of this
+    What follows the state in the file is left alone. Raises StateError if the file is not such a state of this
     context's shape, or there are not enough free cells; the sequence is empty then.
     """
     _require(context, sequence)
@@ -71,7 +76,7 @@ def load(context: Context, sequence: int, path: Path, capacity: int) -> list[int
         raise StellarError(f"sequence {sequence} is not empty")
     tokens = read_tokens(context, path)
     if len(tokens) > capacity:
-        raise StellarError(f"{path} holds {len(tokens)} tokens, more than {capacity}")
+        raise StateError(f"{path} holds {len(tokens)} tokens, more than {capacity}")
     complaints()
     array, count = (ctypes.c_int32 * len(tokens))(), ctypes.c_size_t()
     done = api().llama_state_seq_load_file(
@@ -79,14 +84,14 @@ def load(context: Context, sequence: int, path: Path, capacity: int) -> list[int
     )
     if context.recount(sequence) != len(tokens) or not done or list(array) != tokens:
         context.truncate(sequence, 0)
-        raise StellarError(f"llama.cpp cannot restore {path}: {complaints() or 'no reason given'}")
+        raise StateError(f"llama.cpp cannot restore {path}: {complaints() or 'no reason given'}")
     return tokens
 
 
 def read_tokens(context: Context, path: Path) -> list[int]:
     """The tokens whose memory a file holds, after a check that it has this context's shape from beginning to end.
 
-    Raises StellarError if it has not, or cannot be read.
+    Raises StateError if it has not, another StellarError if it cannot be read.
     """
     _require(context)
     try:
@@ -110,8 +115,8 @@ class _Reader:
         self._file, self._path, self._context = file, path, context
         self._size = os.fstat(file.fileno()).st_size
 
-    def _wrong(self, what: str) -> StellarError:
-        return StellarError(f"not a state of this model's memory ({what}): {self._path}")
+    def _wrong(self, what: str) -> StateError:
+        return StateError(f"not a state of this model's memory ({what}): {self._path}")
 
     def _take(self, format: str) -> Any:
         return struct.unpack("=" + format, self._bytes(struct.calcsize("=" + format)))

@@ -49,6 +49,19 @@ def test_pieces_join_to_the_answer(engine: Engine) -> None:
     assert list(stream) == []  # a finished stream is empty, not an error
 
 
+def test_a_stream_whose_end_was_lost_ends(engine: Engine) -> None:
+    """As when Ctrl-C comes just after the last event was got."""
+    stream = engine.submit(Request(PROMPTS[0], GREEDY))
+    assert stream.answer.tokens
+    while not stream._events.empty():
+        stream._events.get()
+    read: list[list[str]] = []
+    reader = threading.Thread(target=lambda: read.append(list(stream)), daemon=True)
+    reader.start()
+    reader.join(10)
+    assert read == [[]]
+
+
 def test_a_seed_reproduces(engine: Engine) -> None:
     def ask(seed: int | None) -> Answer:
         options = SamplingOptions(temperature=3.0, top_k=0, top_p=1, min_p=0, seed=seed, max_tokens=16)
