@@ -135,17 +135,18 @@ class Tmux:
         self._folder = Path(tempfile.mkdtemp(prefix="tmux-"))  # a socket's path must be short
         self._env = {name: value for name, value in env.items() if not name.startswith("TMUX")}
         self._cwd = cwd
+        (self._folder / "options").write_text(
+            "set -g remain-on-exit on\nset -g status off\nset -g default-terminal tmux-256color\n"
+        )
 
     def _run(self, *arguments: str, input: str = "") -> str:
-        command = ["tmux", "-u", "-S", str(self._folder / "socket"), "-f", os.devnull, *arguments]
+        command = ["tmux", "-u", "-S", str(self._folder / "socket"), "-f", str(self._folder / "options"), *arguments]
         done = subprocess.run(command, input=input.encode(), capture_output=True, env=self._env, cwd=self._cwd)
         assert not done.returncode, f"{arguments}: {done.stderr.decode()}"
         return done.stdout.decode("utf-8")
 
     def start(self, argv: list[str], columns: int = 80, rows: int = 50) -> None:
         """Run a program in the window."""
-        for option in ("remain-on-exit on", "status off", "default-terminal tmux-256color"):
-            self._run("start-server", ";", "set", "-g", *option.split())
         self._run("new-session", "-d", *self._size(columns, rows), *argv)
 
     @staticmethod
@@ -198,7 +199,7 @@ class Tmux:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             dead, code = self._run("display-message", "-p", "#{pane_dead} #{pane_dead_status}").split(" ")
-            if dead == "1":
+            if dead == "1" and code.strip():  # the code comes a moment later
                 return int(code)
             time.sleep(0.05)
         raise AssertionError(f"it did not end:\n{self.screen()}")

@@ -5,6 +5,7 @@ Knows prompt_toolkit's interfaces and what terminals send; knows nothing of chat
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import sys
@@ -34,17 +35,20 @@ class KeyReader(PosixStdinReader):
     def __init__(self, keyboard: int) -> None:
         super().__init__(keyboard, errors="replace", encoding="utf-8")
         self.typed_ahead = False  # what is read now was typed before the prompt was there
+        self.idle = False  # the last read gave nothing
         self._in_paste = False
         self._recent = ""
 
     def read(self, count: int = 1024) -> str:
         text = super().read(count)
+        self.idle = not text
         if self._marked(text):
             return text
         if self.typed_ahead:  # each line a message of its own; Enter was a line feed while the terminal was as usual
             return text.replace("\n", "\r")
-        if text == "\x1b\r":  # Alt-Enter: two keys in one read. For vi, Escape and a later Enter are something else
-            return "\n"
+        text = text.replace(
+            "\x1b\r", "\n"
+        )  # Alt-Enter comes in one read; Escape and then Enter is something else in vi
         while len(text) > 1 and _breaks(text) and select.select([self.stdin_fd], [], [], _PAUSE)[0]:
             more = super().read(count)
             if not more:
@@ -83,7 +87,8 @@ def take_typed_ahead(keyboard: Input) -> None:
         return
     reader.typed_ahead = True
     with keyboard.raw_mode():
-        while not keyboard.closed and select.select([keyboard.fileno()], [], [], 0)[0]:
+        reader.idle = False
+        while not reader.idle and select.select([keyboard.fileno()], [], [], 0)[0]:
             store_typeahead(keyboard, keyboard.read_keys())
     reader.typed_ahead = False
 
@@ -100,6 +105,14 @@ class _Screen(Vt100_Output):
 
     def get_rows_below_cursor_position(self) -> int:
         return 1
+
+    def flush(self) -> None:
+        """Show what was drawn; to a terminal that has gone, nothing: the keyboard tells that the input has ended."""
+        try:
+            super().flush()
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
 
     def erase_down(self) -> None:
         """Erase from the start of a line on, its first character by itself: tmux keeps a copy of a screen that is

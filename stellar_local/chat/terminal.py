@@ -181,6 +181,7 @@ class PromptTerminal(_Output):
         screen: Output | None = None,
     ) -> None:
         from prompt_toolkit import PromptSession
+        from prompt_toolkit.output import ColorDepth
 
         from . import editing
         from .devices import expect_rewrapping, open_keyboard, open_screen
@@ -191,6 +192,8 @@ class PromptTerminal(_Output):
         self._history_file, self._history = history, MessageHistory(history)
         screen = screen or open_screen(_screen())
 
+        coloured = screen.get_default_color_depth() != ColorDepth.DEPTH_1_BIT
+
         def columns() -> int:
             return screen.get_size().columns
 
@@ -199,7 +202,9 @@ class PromptTerminal(_Output):
             multiline=True,
             prompt_continuation=editing.continuation,
             history=self._history,
-            auto_suggest=editing.SuggestionFromHistory(),
+            auto_suggest=editing.SuggestionFromHistory()
+            if coloured
+            else None,  # else nobody could tell it from the text
             completer=editing.SuggestedCompletion(suggest),
             complete_while_typing=editing.types_command,
             key_bindings=editing.key_bindings(),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from prompt_toolkit.input import PipeInput, create_pipe_input
-from prompt_toolkit.output import DummyOutput
+from prompt_toolkit.output import ColorDepth, DummyOutput
 from wcwidth import wcswidth
 
 from stellar_local.chat.editing import _shown, fitted
@@ -28,10 +28,17 @@ def suggest(text: str) -> Iterable[Suggestion]:
             yield Suggestion(name, len(text), "说明\x1b[2J")
 
 
+class Screen(DummyOutput):
+    """Draws nothing, in colour: without colours nothing is suggested."""
+
+    def get_default_color_depth(self) -> ColorDepth:
+        return ColorDepth.DEPTH_8_BIT
+
+
 class Keys:
     """A prompt in memory: each call sends keys and gives the message that comes of them."""
 
-    def __init__(self, pipe: PipeInput, path: Path | None = None) -> None:
+    def __init__(self, pipe: PipeInput, path: Path | None = None, screen: DummyOutput | None = None) -> None:
         self.pipe, self.mode = pipe, "emacs"
         self.terminal = PromptTerminal(
             Texts("en"),
@@ -41,7 +48,7 @@ class Keys:
             history=path,
             keys=lambda: self.mode,
             keyboard=pipe,
-            screen=DummyOutput(),
+            screen=screen or Screen(),
         )
 
     def __call__(self, *keys: str, default: str = "") -> str | None:
@@ -137,6 +144,13 @@ def test_the_history_suggests_the_rest_of_the_line(keys: Keys) -> None:
     assert keys.later("什么是黑", "\x05\r") == "什么是黑洞？"
     assert keys.later("什么是黑", END, "\r") == "什么是黑"
     assert keys.later(" ", RIGHT, "\r") == " "
+
+
+def test_without_colours_nothing_is_suggested() -> None:
+    with create_pipe_input() as pipe:
+        keys = Keys(pipe, screen=DummyOutput())
+        keys("什么是黑洞？\r")
+        assert keys.later("什么", RIGHT, "\r") == "什么"
 
 
 def test_tab_completes_what_is_suggested(keys: Keys) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,7 @@ def test_keys_wait_unseen(ends: tuple[int, int]) -> None:
     ours, theirs = ends
     with kept(theirs, theirs):
         os.write(ours, "问题\r".encode())
+        assert select.select([theirs], [], [], 5)[0]  # they have come
     os.set_blocking(ours, False)
     assert os.read(ours, 100) == b"\x1b[?2004h\x1b[?2004l"  # pastes are marked meanwhile; nothing of the keys
     settings = termios.tcgetattr(theirs)
