@@ -7,6 +7,7 @@ knows nothing of models. rich is imported on first use, since `--help` must stay
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import time
@@ -188,6 +189,22 @@ def cut(text: str, columns: int) -> str:
         if used > columns:
             return text[:index]
     return text
+
+
+def fitted(text: str, columns: int) -> str:
+    """A line of text that fits into so many columns, with … where something is missing."""
+    return text if cells(text) <= columns else cut(text, columns - 1) + "…"
+
+
+def folded(text: str, columns: int) -> list[str]:
+    """A text as lines that fit into so many columns, broken at blanks, or between Chinese characters."""
+    lines = [""]
+    for word in re.findall(r"\s*(?:[\u2e80-\uffef]|[^\s\u2e80-\uffef]+)|\s+$", text):
+        if lines[-1] and cells(lines[-1] + word) > columns:
+            lines.append(word.lstrip())
+        else:
+            lines[-1] += word
+    return lines
 
 
 class LiveLine:

@@ -2,6 +2,6 @@
 
 Layers: command > loop > opening > about_commands, model_commands, session_commands, turn_commands > table, reading >
 answering, toolbar > state > conversation, kv_cache, sessions, export, clipboard, terminal, picked, markdown > saved,
-editing, devices, drawing, live > quotes, editor, history, typeahead, widths, blocks, highlight, inline, layout, marks,
+editing, devices, drawing, live > quotes, editor, history, typeahead, blocks, highlight, inline, layout, marks,
 nesting > texts
 """

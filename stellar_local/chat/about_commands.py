@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
-from ..console import printable
+from ..console import cells, fitted, folded, printable
 from ..errors import StellarError
 from ..plan.choose import amount, kv_memory, ranked
 from ..plan.hardware import free_memory
 from .state import Chat
 from .table import COMMANDS, GROUPS, Leave, command
-from .widths import fitted
 
 _SHOWN_TOKENS = 200
 _USAGE = 24  # columns for a command and its arguments; longer ones push their text on
@@ -29,8 +29,21 @@ def _help(chat: Chat, rest: str) -> None:
         note(texts(f"chat.group_{group}"))
         for one in COMMANDS.values():
             if one.group == group:
-                note(f"  {one.usage:<{_USAGE}}  {one.help(texts)}")
+                _note_row(chat, one.usage, one.help(texts))
     note(texts("chat.keys_help"))
+
+
+def _note_row(chat: Chat, usage: str, help: str) -> None:
+    """A command and what it does, in two columns where there is room for two, else below one another."""
+    columns = shutil.get_terminal_size().columns - 1
+    lines = folded(help, max(columns - _USAGE - 4, 30))
+    if columns < 2 * _USAGE or cells(usage) > _USAGE:
+        chat.terminal.note(f"  {usage}")
+        usage = ""
+    indent = 4 if columns < 2 * _USAGE else _USAGE + 4
+    for line in lines:
+        chat.terminal.note(f"  {usage}".ljust(indent) + line if usage else " " * indent + line)
+        usage = ""
 
 
 @command("/exit")

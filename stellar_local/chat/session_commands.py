@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
+from ..console import fitted
 from ..errors import StellarError
 from .clipboard import copy
 from .export import export, read_export
@@ -13,7 +14,6 @@ from .saved import local_time, name_fault, normal_name
 from .sessions import Store
 from .state import Chat
 from .table import command, files, number
-from .widths import fitted
 
 _SHOWN = 20  # sessions in the list
 
@@ -73,7 +73,9 @@ def _sessions(chat: Chat, rest: str) -> None:
     for one in found[:_SHOWN]:
         mark = "*" if chat.session and chat.session.name == one.name else " "
         turns = chat.texts("chat.turns", count=one.turns)
-        chat.terminal.note(f"{mark} {one.name}  {local_time(one.updated)}  {turns}  {fitted(' '.join(one.first.split()), 40)}")
+        chat.terminal.note(
+            f"{mark} {one.name}  {local_time(one.updated)}  {turns}  {fitted(' '.join(one.first.split()), 40)}"
+        )
     if len(found) > _SHOWN:
         chat.terminal.note(chat.texts("chat.more_sessions", count=len(found) - _SHOWN))
     if not found:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..console import cells, fitted
 from .state import Chat
-from .widths import fitted, width
 
 _SEPARATOR = " · "
 _LEAST_NAME = 8  # columns of the model's name before other parts go
@@ -22,8 +22,8 @@ def toolbar(chat: Chat, columns: int) -> str:
     for gone in ("", "help", "speed", "session", "lora"):
         parts.pop(gone, None)
         rest = _SEPARATOR.join(part for part in parts.values() if part)
-        room = columns - width(_SEPARATOR + rest)
-        if room >= (width(name) if not gone else min(_LEAST_NAME, width(name))):
+        room = columns - cells(_SEPARATOR + rest)
+        if room >= (cells(name) if not gone else min(_LEAST_NAME, cells(name))):
             return fitted(name, room) + _SEPARATOR + rest
     return fitted(rest, columns)
 
