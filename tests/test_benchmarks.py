@@ -1,4 +1,4 @@
-"""The batch benchmark runs, on a tiny model; what it counts is right. How fast anything is, is not tested."""
+"""The benchmarks run, on a tiny model; what they count is right. How fast anything is, is not tested."""
 
 from __future__ import annotations
 
@@ -52,3 +52,16 @@ def test_tokens_after_the_first_are_counted(spm_model: Path, monkeypatch: pytest
                 assert (run.count, run.generated) == (27, 24)
                 assert run.tokens == raw.run(prompts, 9).tokens  # the memory was emptied
                 assert run.tokens[0] == alone.tokens[0]
+
+
+def test_the_resume_benchmark_restores_what_it_saved(spm_model: Path) -> None:
+    command = [sys.executable, FOLDER / "resume.py", "--model", spm_model, "--rounds", "1", "--tokens", "150"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, "--ctx", "512"], capture_output=True, text=True, timeout=120, env=env)
+    assert done.returncode == 0, done.stderr
+    saved = re.search(r"(\d+) turns, (\d+) tokens; ([\d,]+) bytes written", done.stdout)
+    restored = re.search(r"(\d+) tokens restored; the same answer in all runs", done.stdout)
+    assert saved and restored
+    assert int(saved[2]) >= 150 and int(saved[2]) - 1 <= int(restored[1]) <= int(saved[2])
+    assert int(saved[3].replace(",", "")) > 256 * int(saved[2])  # 2 layers, keys and values, 32 wide, in two bytes
+    assert re.search(r"the model is loaded +[\d.]+ s +[\d.]+ s", done.stdout)
