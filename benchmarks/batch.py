@@ -48,7 +48,7 @@ from stellar_local.native.library import api
 from stellar_local.native.model import ALL_LAYERS
 from stellar_local.prompts import Turn
 from stellar_local.quickstart import bundled_model
-from stellar_local.session import DEFAULT_CONTEXT, Runtime
+from stellar_local.runtime import DEFAULT_CONTEXT, Runtime
 
 SEQUENCES = 16  # of the engine in the cases parallel and prefix, and slots of llama-server
 TOKENS = {"single": 128, "parallel": 64, "prefix": 32, "wide": 128}

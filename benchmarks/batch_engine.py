@@ -16,7 +16,7 @@ from stellar_local.config import SamplingOptions
 from stellar_local.engine import Engine, Request, Stream
 from stellar_local.native.context import Context
 from stellar_local.native.model import Model
-from stellar_local.session import KEPT_PREFIXES
+from stellar_local.runtime import KEPT_PREFIXES
 
 
 def run_engine(

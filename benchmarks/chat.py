@@ -20,7 +20,7 @@ from machine import describe
 from stellar_local.config import RuntimeOptions, SamplingOptions
 from stellar_local.prompts import Turn
 from stellar_local.quickstart import bundled_model
-from stellar_local.session import Runtime
+from stellar_local.runtime import Runtime
 
 QUESTIONS = ["Write a long story about the stars, with headings and lists.", "请写一个关于月亮的长故事。"]
 TOKENS = 256

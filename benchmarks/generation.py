@@ -15,7 +15,7 @@ from stellar_local.config import RuntimeOptions, SamplingOptions
 from stellar_local.native.cores import physical_cores
 from stellar_local.prompts import Turn
 from stellar_local.quickstart import bundled_model
-from stellar_local.session import Runtime
+from stellar_local.runtime import Runtime
 
 PROMPTS = [
     "Write a story about the stars.",

@@ -24,7 +24,7 @@ from stellar_local.chat.kv_cache import KVCache
 from stellar_local.config import RuntimeOptions, SamplingOptions
 from stellar_local.prompts import Turn
 from stellar_local.quickstart import bundled_model
-from stellar_local.session import Runtime
+from stellar_local.runtime import Runtime
 
 QUESTIONS = [
     "What is a star made of?",

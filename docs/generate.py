@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 
 from stellar_local.chat.loop import COMMANDS, GROUPS
-from stellar_local.chat.texts import LANGUAGES, Texts
 from stellar_local.cli import stellar
+from stellar_local.texts import LANGUAGES, Texts
 
 FOLDER = Path(__file__).parent
 _MARKS = "<!-- commands -->", "<!-- end of commands -->"

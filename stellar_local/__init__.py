@@ -1,8 +1,8 @@
 """Run LLaMA-architecture models through llama.cpp: chat, batch inference, prompts. Light: never imports torch.
 
 Layers, a module imports only from those to its right:
-cli > quickstart > batch, chat > flags > plan > session > engine > native, chat_template > prompts > records > config >
-spec > console > files > errors
+cli > quickstart > batch, chat > flags > plan > runtime > engine > native, chat_template > prompts > records > config >
+spec > texts > console > files > errors
 """
 
 __version__ = "0.1.0"

@@ -15,10 +15,11 @@ import click
 from . import console
 from .config import Options, RuntimeOptions, SamplingOptions, read_config, resolve
 from .spec import specs
+from .texts import Texts
 
 if TYPE_CHECKING:
     from .plan.choose import Choice
-    from .session import Runtime
+    from .runtime import Runtime
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -70,7 +71,7 @@ class Setup:
         """Choose the file that MODEL names, tell which, and open it; `more` goes to Runtime as it is."""
         from .native.library import set_verbose
         from .plan.choose import choose_model, describe
-        from .session import Runtime, asked_cells
+        from .runtime import Runtime, asked_cells
 
         options = options or self.runtime
         set_verbose(self._verbose)
@@ -80,7 +81,7 @@ class Setup:
             options = replace(options, gpu_layers=choice.gpu_layers)  # all of them would not load
         if tell:
             tell(choice)
-        elif self._verbose and (reason := describe(choice)):
+        elif self._verbose and (reason := describe(choice, Texts("en"))):
             console.say(reason)
         return Runtime(choice.path, options, **more)
 

@@ -12,9 +12,9 @@ import pytest
 from stellar_local.chat.loop import run
 from stellar_local.chat.sessions import Store
 from stellar_local.chat.state import Chat
-from stellar_local.chat.texts import Texts
 from stellar_local.config import ChatOptions
 from stellar_local.flags import Setup
+from stellar_local.texts import Texts
 
 
 class Script:

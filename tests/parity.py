@@ -7,7 +7,7 @@ from typing import Any
 
 from stellar_local.config import SamplingOptions
 from stellar_local.engine import Request
-from stellar_local.session import Runtime
+from stellar_local.runtime import Runtime
 
 NEAR_TIE = 0.05
 

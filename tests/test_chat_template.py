@@ -10,7 +10,7 @@ from stellar_local.chat_template import ChatTemplate
 from stellar_local.config import RuntimeOptions, SamplingOptions
 from stellar_local.errors import RequestError, UsageError
 from stellar_local.prompts import Special, Spoken, Text, Turn, load_template
-from stellar_local.session import Runtime
+from stellar_local.runtime import Runtime
 
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"

@@ -206,7 +206,7 @@ def test_a_defect_of_ours_is_called_one(stellar: Stellar, spm_model: Path) -> No
     stellar.argv = [
         sys.executable,
         "-c",
-        "import sys\nimport stellar_local.session as s\n"
+        "import sys\nimport stellar_local.runtime as s\n"
         "def broken(*a, **k): raise KeyError('oops')\n"
         "s.Runtime = broken\n"
         "from stellar_local.cli import main\n"

@@ -26,7 +26,7 @@ from .table import PromptTemplate
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..session import Runtime
+    from ..runtime import Runtime
     from .report import Progress, Summary
     from .resume import Done
 

@@ -26,7 +26,7 @@ from .render import Renderer
 from .report import duration
 
 if TYPE_CHECKING:
-    from ..session import Runtime
+    from ..runtime import Runtime
 
 _PROMPT, _STEPS = 64, 16  # tokens of a probe's prompt, and steps after it
 _PROGRAM = 64 << 20  # bytes of Python, NumPy, llama.cpp and a vocabulary

@@ -9,7 +9,7 @@ from .fields import Item
 
 if TYPE_CHECKING:
     from ..engine import Request
-    from ..session import Runtime
+    from ..runtime import Runtime
 
 _LEAST = 4  # bytes: an unknown character is one token
 

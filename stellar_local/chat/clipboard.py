@@ -19,7 +19,7 @@ from typing import TextIO
 
 from ..console import printable
 from ..errors import StellarError
-from .texts import Texts
+from ..texts import Texts
 
 OSC_52 = "OSC 52"  # the way whose success nobody hears of: a terminal may ignore it
 _MOST_BYTES = 74_994  # in OSC 52: terminals that have a limit take sequences of 100,000 bytes, and base64 is 4 for 3

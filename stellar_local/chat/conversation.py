@@ -15,7 +15,7 @@ from ..engine import Answer, Grammar, Stream, Usage
 from ..engine.request import Timing
 from ..errors import RequestError
 from ..prompts import Turn
-from ..session import Runtime
+from ..runtime import Runtime
 from .saved import SavedTurn
 
 _FREE_SHARE = 4  # one part in so many of the context stays free for the answer

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import IO
 
 from ..errors import StellarError
-from .texts import Texts
+from ..texts import Texts
 
 _USUAL = ("vi", "nano", "notepad")
 _AGE = 10  # seconds that the file is older than it is, so that any writing shows in its time

@@ -17,8 +17,8 @@ from ..console import printable
 from ..errors import StellarError, UsageError
 from ..files import atomic_text, read_text, regular_target
 from ..records import escaped
+from ..texts import Texts
 from .saved import InvalidSession, NewerSession, Session, local_time, name_fault, normal_name, now, whole
-from .texts import Texts
 
 KINDS = ("md", "json", "sharegpt")
 _ENDINGS = {".sharegpt.json": "sharegpt", ".json": "json", ".md": "md", ".markdown": "md"}  # the longest first

@@ -23,7 +23,7 @@ from ..errors import StellarError
 from ..files import explain, partial_path, regular_target, sampled
 from ..native.header import Header
 from ..native.state import StateError
-from ..session import Runtime
+from ..runtime import Runtime
 
 _MAGIC = b"stellarK"
 _FOOTER = struct.Struct("<IQ8s")  # checksum, length of the JSON before, _MAGIC

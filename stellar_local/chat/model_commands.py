@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import StellarError
 from ..files import read_text
 from ..prompts import template_names
-from ..session import parse_adapter
+from ..runtime import parse_adapter
 from ..spec import Spec
 from .reading import split_path
 from .state import Chat

@@ -11,16 +11,15 @@ from pathlib import Path
 from ..config import ChatOptions, RuntimeOptions
 from ..errors import UsageError
 from ..flags import Setup
-from ..plan.choose import Choice
-from ..session import parse_adapter
+from ..plan.choose import Choice, describe
+from ..runtime import parse_adapter
+from ..texts import Texts, language_of
 from .markdown import answer_view, warm
-from .picked import picked
 from .saved import Session
 from .sessions import Store, sessions_folder
 from .state import Chat
 from .table import suggestions
 from .terminal import PlainTerminal, Terminal, open_terminal
-from .texts import Texts, language_of
 from .toolbar import toolbar
 
 
@@ -58,7 +57,7 @@ def open_chat(setup: Setup, wish: Wish) -> Iterator[Chat]:
         model = wish.model or Path(saved.model if saved else "")
 
         def tell(choice: Choice) -> None:
-            if terminal.interactive and (line := picked(choice, texts)):
+            if terminal.interactive and (line := describe(choice, texts)):
                 terminal.note(line)
 
         runtime = setup.open(model, _runtime_options(setup.runtime, saved, wish, texts, terminal), tell)

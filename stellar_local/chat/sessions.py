@@ -18,8 +18,8 @@ from typing import NoReturn
 from ..errors import StellarError, UsageError
 from ..files import atomic_file, exclusive, explain, partial_path
 from ..records import escaped
+from ..texts import Texts
 from .saved import MOST_NAME_BYTES, InvalidSession, NewerSession, Session, name_fault, normal_name, now, seconds, whole
-from .texts import Texts
 
 
 def sessions_folder() -> Path:

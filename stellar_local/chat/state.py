@@ -20,14 +20,14 @@ from ..errors import RequestError, StellarError
 from ..flags import Setup
 from ..plan.choose import fits_beside
 from ..prompts import Turn, load_template
-from ..session import Runtime
+from ..runtime import Runtime
 from ..spec import Spec, specs
+from ..texts import Texts, language_of
 from .conversation import Conversation
 from .kv_cache import KVCache
 from .saved import Session
 from .sessions import Store
 from .terminal import Terminal
-from .texts import Texts, language_of
 
 NOT_IN_CHAT = ("logprobs",)  # which only a record can show
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StellarError
+from ..texts import Texts
 from .state import Chat
 from .terminal import Suggestion
-from .texts import Texts
 
 Run = Callable[[Chat, str], None]
 Complete = Callable[[Chat, list[str]], Iterable[str]]  # the words so far, the last one unfinished → words for its place

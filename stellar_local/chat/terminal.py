@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TextIO
 
 from ..console import LiveLine, printable, say
 from ..errors import StellarError
+from ..texts import Texts, language_of
 from .editor import edit
 from .quotes import is_open, message_of
-from .texts import Texts, language_of
 from .typeahead import kept
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from pathlib import Path
 from ..config import RuntimeOptions
 from ..errors import ModelError, UsageError
 from ..native.header import Header, read_header
-from ..session import DEFAULT_CONTEXT
+from ..runtime import DEFAULT_CONTEXT
+from ..texts import Texts
 from .hardware import Memory, free_memory
 
 _RESERVE = 512 << 20  # compute buffers and the program itself
@@ -79,32 +80,13 @@ class Choice:
         return self.chosen.held
 
 
-# One line for each reason, and two where it matters whose memory it is. The chat has the same in its own texts.
-SENTENCES = {
-    "named": "{file}: level {level}, as asked for",
-    "only_ram": "{file}: the only level; it needs {needed} of the {free} of free memory",
-    "only_gpu": "{file}: the only level; it needs {needed} of the {free} of free GPU memory",
-    "best_ram": "{file}: the best of {count} levels; it needs {needed} of the {free} of free memory",
-    "best_gpu": "{file}: the best of {count} levels; it needs {needed} of the {free} of free GPU memory",
-    "fitting_ram": "{file}: the best of {count} levels that fits in {free} of free memory with {ctx} tokens of context "
-    "({better} would need {more})",
-    "fitting_gpu": "{file}: the best of {count} levels that fits in {free} of free GPU memory with {ctx} tokens of "
-    "context ({better} would need {more})",
-    "none_ram": "{file}: the smallest level, and still too large: it needs {needed} with {ctx} tokens of context, and "
-    "{free} of memory are free; it will be slow",
-    "none_gpu": "{file}: the smallest level, and still too large: it needs {needed} with {ctx} tokens of context, and "
-    "{free} of GPU memory are free; with {held} of {layers} layers there it will be slow",
-    "unknown": "{file}: the smallest of {count} levels, since this system does not say how much memory is free",
-}
-
-
-def worded(choice: Choice) -> tuple[str, dict[str, str]] | None:
-    """The key in SENTENCES that says why a level was chosen, and the values for it; None for a file given itself."""
+def describe(choice: Choice, texts: Texts) -> str:
+    """Why a level was chosen, in one line; "" for a file given itself."""
     if choice.reason is Reason.FILE:
-        return None
+        return ""
     values = {"file": choice.path.name, "level": choice.level}
     if choice.reason is Reason.NAMED or choice.chosen is None:
-        return Reason.NAMED.value, values
+        return texts("plan.named", **values)
     values |= {
         "count": str(len(choice.candidates)),
         "ctx": f"{choice.chosen.n_ctx:,}",
@@ -113,17 +95,11 @@ def worded(choice: Choice) -> tuple[str, dict[str, str]] | None:
         "held": str(choice.chosen.held),
     }
     if choice.memory is None:
-        return Reason.UNKNOWN.value, values
+        return texts("plan.unknown", **values)
     values["free"] = amount(choice.memory.free)
     if choice.better is not None:
         values |= {"better": choice.better.level, "more": amount(choice.better.needed)}
-    return f"{choice.reason.value}_{'gpu' if choice.memory.gpus else 'ram'}", values
-
-
-def describe(choice: Choice) -> str:
-    """One English sentence on why a level was chosen; "" for a file given itself."""
-    words = worded(choice)
-    return SENTENCES[words[0]].format(**words[1]) if words else ""
+    return texts(f"plan.{choice.reason.value}_{'gpu' if choice.memory.gpus else 'ram'}", **values)
 
 
 def amount(size: int) -> str:

@@ -21,8 +21,8 @@ from conftest import ROOT
 
 from stellar_local.chat import clipboard
 from stellar_local.chat.clipboard import OSC_52, copy
-from stellar_local.chat.texts import Texts
 from stellar_local.errors import StellarError
+from stellar_local.texts import Texts
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="fake tools are shell scripts")
 TEXT = "黑洞 🔭\n$(id) `x` 'q' \\n\t!"
@@ -237,7 +237,7 @@ def test_in_a_real_tmux(tmux: list[str], tmp_path: Path) -> None:
         "import sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         "from stellar_local.chat.clipboard import copy\n"
-        "from stellar_local.chat.texts import Texts\n"
+        "from stellar_local.texts import Texts\n"
         f"way = copy({TEXT!r}, sys.stdout, Texts('en'))\n"
         "from stellar_local.files import atomic_text\n"
         "from pathlib import Path\n"

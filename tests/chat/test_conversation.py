@@ -10,7 +10,7 @@ import pytest
 from stellar_local.chat.conversation import Conversation, Reply
 from stellar_local.config import RuntimeOptions, SamplingOptions
 from stellar_local.errors import RequestError
-from stellar_local.session import Runtime, template_of
+from stellar_local.runtime import Runtime, template_of
 
 GREEDY = SamplingOptions(temperature=0, max_tokens=8)
 

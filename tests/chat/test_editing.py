@@ -14,7 +14,7 @@ from wcwidth import wcswidth
 
 from stellar_local.chat.editing import _shown, fitted
 from stellar_local.chat.terminal import PlainView, PromptTerminal, Suggestion
-from stellar_local.chat.texts import Texts
+from stellar_local.texts import Texts
 
 COMMANDS = ["/help", "/set", "/set temperature ", "/read 星图 1.md"]
 UP, DOWN, LEFT, RIGHT, HOME, END = "\x1b[A", "\x1b[B", "\x1b[D", "\x1b[C", "\x1b[H", "\x1b[F"

@@ -14,8 +14,8 @@ from markdown_it import MarkdownIt
 
 from stellar_local.chat.export import KINDS, export, kind_of, read_export
 from stellar_local.chat.saved import SavedTurn, Session
-from stellar_local.chat.texts import Texts
 from stellar_local.errors import StellarError, UsageError
+from stellar_local.texts import Texts
 
 EN, ZH = Texts("en"), Texts("zh")
 CODE = "Look:\n\n```python\nprint('星')\n```\n\n~~~\n```\n~~~\nDone."

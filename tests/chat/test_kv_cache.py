@@ -25,7 +25,7 @@ from stellar_local.engine import Answer, Request
 from stellar_local.errors import StellarError
 from stellar_local.native import state
 from stellar_local.prompts import Turn
-from stellar_local.session import Runtime
+from stellar_local.runtime import Runtime
 
 GREEDY = SamplingOptions(temperature=0, max_tokens=12)
 OPTIONS = RuntimeOptions(ctx=512)
@@ -373,7 +373,7 @@ from stellar_local.config import RuntimeOptions, SamplingOptions
 from stellar_local.engine import Request
 from stellar_local.errors import StellarError
 from stellar_local.native import state
-from stellar_local.session import Runtime
+from stellar_local.runtime import Runtime
 TOKENS = (1, *(3 + at * 37 % 400 for at in range(100)))
 runtime = Runtime(Path(sys.argv[1]), RuntimeOptions(ctx=512))
 cache = KVCache(Path(sys.argv[2]), runtime, 1 << 30)

@@ -12,8 +12,8 @@ from chat_cases import Script, Talk, opened
 
 from stellar_local.chat.loop import run
 from stellar_local.chat.sessions import Store
-from stellar_local.chat.texts import Texts
 from stellar_local.errors import RequestError
+from stellar_local.texts import Texts
 
 ENDLESS = {"temperature": 1.5, "min_p": 0.0, "seed": 1, "max_tokens": None}
 

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 
 from stellar_local.chat.saved import VERSION, SavedTurn, Session, local_time, name_fault, now, seconds
 from stellar_local.chat.sessions import Store, sessions_folder
-from stellar_local.chat.texts import Texts
 from stellar_local.errors import StellarError, UsageError
+from stellar_local.texts import Texts
 
 PARENT = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + (
     "from pathlib import Path\n"
     "from stellar_local.chat.saved import SavedTurn, Session\n"
     "from stellar_local.chat.sessions import Store\n"
-    "from stellar_local.chat.texts import Texts\n"
+    "from stellar_local.texts import Texts\n"
     "from stellar_local.errors import StellarError\n"
     "store = Store(Path(sys.argv[1]), Texts('en'))\n"
 )

@@ -17,7 +17,7 @@ from conftest import Stellar
 from terminals import Pty, Tmux
 
 from stellar_local.chat.terminal import PlainTerminal
-from stellar_local.chat.texts import Texts
+from stellar_local.texts import Texts
 
 if sys.platform == "win32":
     pytest.skip("no pseudo-terminals here", allow_module_level=True)
@@ -27,7 +27,7 @@ PROGRAM = r"""
 import contextlib, os, signal, sys, time
 from pathlib import Path
 from stellar_local.chat.terminal import PlainView, Suggestion, open_terminal
-from stellar_local.chat.texts import Texts
+from stellar_local.texts import Texts
 from stellar_local.console import use_utf8
 
 def leave(number, frame):

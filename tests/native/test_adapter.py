@@ -21,7 +21,7 @@ from stellar_local.native.adapter import Adapter
 from stellar_local.native.context import Chunk, Context
 from stellar_local.native.model import Model
 from stellar_local.prompts import Turn
-from stellar_local.session import Runtime
+from stellar_local.runtime import Runtime
 
 TOKENS = [1, 20, 300, 41, 77, 5]
 GREEDY = SamplingOptions(temperature=0, max_tokens=10)

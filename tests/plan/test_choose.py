@@ -9,8 +9,6 @@ import pytest
 from exporting import export
 from tiny import write_adapter
 
-from stellar_local.chat.picked import picked
-from stellar_local.chat.texts import Texts
 from stellar_local.errors import ModelError, UsageError
 from stellar_local.flags import open_runtime
 from stellar_local.native import library
@@ -18,7 +16,9 @@ from stellar_local.native.header import read_header
 from stellar_local.plan import choose, hardware
 from stellar_local.plan.choose import Choice, Reason, choose_model, describe, level_of, needed_memory, ranked
 from stellar_local.plan.hardware import Memory
+from stellar_local.texts import LANGUAGES, Texts
 
+ENGLISH = Texts("en")
 PLENTY, NOTHING = Memory(1 << 40), Memory(0)
 TWO = ["F32", "Q8_0"]
 
@@ -129,14 +129,14 @@ def test_a_system_that_does_not_say(spm_folder: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(hardware, "gpus", list)
     found = choose_model(spm_folder)
     assert (found.level, found.reason) == ("Q8_0", Reason.UNKNOWN)
-    assert describe(found) == (
+    assert describe(found, ENGLISH) == (
         "tiny-Q8_0.gguf: the smallest of 2 levels, since this system does not say how much memory is free"
     )
 
 
 def test_the_line_that_says_why(spm_folder: Path) -> None:
     def line(free: int, gpus: int = 0, **more: object) -> str:
-        return describe(choose_model(spm_folder, memory=Memory(free, gpus), **more))  # type: ignore[arg-type]
+        return describe(choose_model(spm_folder, memory=Memory(free, gpus), **more), ENGLISH)  # type: ignore[arg-type]
 
     assert line(3 << 30) == "tiny-F32.gguf: the best of 2 levels; it needs 513 MiB of the 3.0 GiB of free memory"
     assert line(3 << 30, 1).endswith("it needs 615 MiB of the 3.0 GiB of free GPU memory")
@@ -148,21 +148,20 @@ def test_the_line_that_says_why(spm_folder: Path) -> None:
     assert line(100 << 20).startswith("tiny-Q8_0.gguf: the smallest level, and still too large: it needs 512 MiB")
     assert "100 MiB of GPU memory are free; with 0 of 2 layers there" in line(100 << 20, 1)
     assert line(1 << 40, level="f32") == "tiny-F32.gguf: level F32, as asked for"
-    assert describe(choose_model(spm_folder / "tiny-F32.gguf")) == ""
+    assert describe(choose_model(spm_folder / "tiny-F32.gguf"), ENGLISH) == ""
 
 
 @pytest.mark.parametrize("gpus", [0, 1])
-def test_the_chat_says_the_same_in_both_languages(spm_folder: Path, bpe_folder: Path, gpus: int) -> None:
+def test_each_reason_has_its_line_in_both_languages(spm_folder: Path, bpe_folder: Path, gpus: int) -> None:
     enough = ranked(spm_folder, memory=Memory(0, gpus))[0].needed
     choices = [choose_model(spm_folder, memory=Memory(free, gpus)) for free in (enough, enough - 1, 0)]
     choices += [choose_model(bpe_folder, memory=Memory(1 << 40, gpus)), choose_model(spm_folder, "F32")]
     assert [one.reason for one in choices] == [Reason.BEST, Reason.FITTING, Reason.NONE, Reason.ONLY, Reason.NAMED]
     for choice in choices:
-        assert picked(choice, Texts("en")) == describe(choice)
-        chinese = picked(choice, Texts("zh"))
-        assert "{" not in chinese
-        assert choice.path.name in chinese
-    assert picked(choose_model(spm_folder / "tiny-F32.gguf"), Texts("zh")) == ""
+        for language in LANGUAGES:
+            line = describe(choice, Texts(language))
+            assert "{" not in line
+            assert choice.path.name in line
 
 
 def test_a_damaged_level_stops_only_what_it_might_have_been(spm_folder: Path, tmp_path: Path) -> None:

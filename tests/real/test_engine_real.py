@@ -12,7 +12,7 @@ from stellar_local.engine import Engine, Request
 from stellar_local.native.context import Context
 from stellar_local.native.cores import physical_cores
 from stellar_local.prompts import Turn
-from stellar_local.session import Runtime
+from stellar_local.runtime import Runtime
 
 pytestmark = pytest.mark.real
 

@@ -10,7 +10,7 @@ from parity import assert_same_greedy
 
 from stellar_local.config import RuntimeOptions
 from stellar_local.prompts import Turn
-from stellar_local.session import Runtime
+from stellar_local.runtime import Runtime
 
 pytestmark = pytest.mark.real
 QUESTIONS = ["Who are you?", "你是谁？", "What is a parsec?", "为什么天空是蓝色的？", "Write a haiku about the Moon."]

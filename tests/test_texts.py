@@ -1,4 +1,4 @@
-"""The chat's texts: complete in both languages, all of them used, and found by the locale."""
+"""The interface's texts: complete in both languages, all of them used, and found by the locale."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 import pytest
 from conftest import ROOT
 
-from stellar_local.chat import texts
+from stellar_local import texts
 from stellar_local.chat.loop import COMMANDS
 from stellar_local.chat.state import NOT_IN_CHAT
-from stellar_local.chat.texts import LANGUAGES, Texts, catalogue, language_of
 from stellar_local.config import ChatOptions, SamplingOptions
 from stellar_local.spec import specs
+from stellar_local.texts import LANGUAGES, Texts, catalogue, language_of
 
 SAME = {"en": r"[A-Za-z]", "zh": r"[\u4e00-\u9fff]"}  # what a text of the language has at least one of
 SOURCES = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "stellar_local").rglob("*.py"))

@@ -1,4 +1,4 @@
-"""Runtimes and conversations: the same ids as the GGUF's own Jinja gives, memory over turns, overflow that says so."""
+"""Runtimes: the same ids as the GGUF's own Jinja gives, templates, contexts, adapters loaded on the way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stellar_local.config import RuntimeOptions, SamplingOptions
 from stellar_local.errors import ModelError, RequestError, UsageError
 from stellar_local.native.model import Model
 from stellar_local.prompts import Template, Turn, load_template
-from stellar_local.session import Conversation, Runtime, template_of
+from stellar_local.runtime import Runtime, template_of
 
 GREEDY = SamplingOptions(temperature=0, max_tokens=8)
 
@@ -73,33 +73,6 @@ def test_injected_special_tokens_stay_text(runtime: Runtime) -> None:
     assert runtime.tokens([Turn(eos)]).count(model.eos or -1) == runtime.tokens([Turn("x")]).count(model.eos or -1)
 
 
-def test_turns_are_remembered_and_prefixes_reused(runtime: Runtime) -> None:
-    talk = Conversation(runtime, GREEDY)
-    first = talk.ask("What is a star?")
-    talk.keep(first.answer)
-    second = talk.ask("And a planet?")
-    talk.keep(second.answer)
-    assert talk.turns == [Turn("What is a star?", first.answer.text), Turn("And a planet?", second.answer.text)]
-    assert second.answer.usage.prompt_tokens == len(runtime.tokens([talk.turns[0], Turn("And a planet?")]))
-    assert second.answer.usage.cached_tokens >= first.answer.usage.prompt_tokens
-    talk.clear()
-    assert talk.ask("What is a star?").answer.text == first.answer.text
-
-
-def test_oldest_turns_are_left_out_whole(runtime: Runtime) -> None:
-    talk = Conversation(runtime, GREEDY)
-    for number in range(12):
-        stream = talk.ask(f"Question {number}: what is a parsec, and what is a galaxy?")
-        talk.keep(stream.answer)
-    assert talk.dropped > 0
-    assert stream.answer.usage.prompt_tokens == len(
-        runtime.tokens([*talk.turns[talk.dropped : -1], Turn(talk.turns[-1].instruction)])
-    )
-    with pytest.raises(RequestError, match="the prompt has"):
-        talk.ask("word " * 600)
-    assert len(talk.turns) == 12
-
-
 def test_a_model_without_a_template_says_which_is_used(spm_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "bare.gguf"
     data = spm_model.read_bytes().replace(b"tokenizer.chat_template", b"tokenizer.chat_tempXXXX")
@@ -135,7 +108,7 @@ def test_a_template_for_another_vocabulary_is_refused(spm_model: Path) -> None:
         Runtime(spm_model, RuntimeOptions(template="bayling-llama-3")) as runtime,
         pytest.raises(UsageError, match="start_header_id.* lacks"),
     ):
-        Conversation(runtime, GREEDY).ask("hi")
+        runtime.request([Turn("hi")], GREEDY)
 
 
 def test_no_model(tmp_path: Path) -> None:

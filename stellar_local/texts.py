@@ -1,4 +1,4 @@
-"""What the chat says, in English and Chinese: texts.json beside this module holds all of it.
+"""What the interface says, in English and Chinese: texts.json beside this module holds all of it.
 
 Knows languages and the file; knows nothing of where a text is shown.
 """
