@@ -79,7 +79,7 @@ def opened(model: Path, folder: Path | None, interactive: bool = True, **flags: 
     script = Script(interactive)
     options = setup.options(ChatOptions)
     store = None if folder is None else Store(folder, Texts("en"))
-    chat = Chat(setup, setup.open(model), script, options, store)
+    chat = Chat(setup, setup.open(model), script, options, store=store)
     try:
         yield Talk(chat, script)
     finally:
@@ -91,3 +91,19 @@ def talk(spm_model: Path, tmp_path: Path) -> Iterator[Talk]:
     """A chat over the tiny SentencePiece model, its sessions in a folder of the test's."""
     with opened(spm_model, tmp_path / "sessions") as talk:
         yield talk
+
+
+@pytest.fixture(scope="session")
+def lora_file(spm_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter of the tiny SentencePiece base, in GGUF."""
+    from tiny import write_adapter
+
+    from convert.adapter import Adapter
+    from convert.checkpoint import Checkpoint
+    from convert.llama import Shape
+    from convert.lora_gguf import write_lora_gguf
+
+    folder = write_adapter(spm_base, tmp_path_factory.mktemp("lora") / "astro", 1)
+    file = folder.with_name("astro 星.gguf")
+    write_lora_gguf(Adapter.open(folder), 1.0, Shape.from_config(Checkpoint.open(spm_base).config), file.stem, file)
+    return file

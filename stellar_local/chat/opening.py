@@ -67,7 +67,7 @@ def open_chat(setup: Setup, wish: Wish) -> Iterator[Chat]:
                 runtime,
                 terminal,
                 options,
-                store,
+                store=store,
                 saving=terminal.interactive or name is not None,
                 system=wish.system,
                 template=runtime.options.template,

@@ -10,7 +10,7 @@ from ..errors import StellarError
 from .clipboard import copy
 from .export import export, read_export
 from .reading import split_path
-from .saved import local_time, name_fault, normal_name
+from .saved import Session, local_time, name_fault, normal_name
 from .sessions import Store
 from .state import Chat
 from .table import command, files, number
@@ -61,7 +61,8 @@ def _load(chat: Chat, rest: str) -> None:
             raise StellarError(chat.texts("chat.no_session", name=rest), chat.texts("chat.see_sessions"))
         session = read_export(path, chat.texts)
         chat.leave_session()
-        chat.adopt(session)
+        # Its model, adapters and settings are another machine's, perhaps another person's.
+        chat.adopt(Session("", system=session.system, turns=session.turns), keep=("template", "lora"))
         chat.save()
     chat.tell_resumed()
 

@@ -50,7 +50,7 @@ def test_the_table_has_them_all() -> None:
 
 
 def test_help_lists_every_command_and_explains_one(talk: Talk) -> None:
-    shown = "\n".join(talk.say("/help"))
+    shown = " ".join(" ".join(talk.say("/help")).split())  # as it was before lines were broken
     for one in COMMANDS.values():
         assert one.usage in shown
         assert one.help(talk.chat.texts) in shown
@@ -280,7 +280,7 @@ def test_model(talk: Talk, bpe_model: Path, spm_model: Path, tmp_path: Path) -> 
 def test_model_where_there_is_no_room_for_two(
     talk: Talk, bpe_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stellar_local.chat.state.fits_beside", lambda model, options: False)
+    monkeypatch.setattr("stellar_local.chat.dialogue.fits_beside", lambda model, options: False)
     talk.say("One.", "/template alpaca")
     (tmp_path / "broken.gguf").write_bytes(bpe_model.read_bytes()[:-5000])
     assert talk.say(f"/model {tmp_path / 'broken.gguf'}")[0].startswith("[")
@@ -289,6 +289,33 @@ def test_model_where_there_is_no_room_for_two(
     talk.say(f"/model {bpe_model}", "Three.")
     assert talk.questions == ["One.", "Two.", "Three."]
     assert talk.chat.runtime.model.path == bpe_model
+
+
+def test_lora(talk: Talk, lora_file: Path, spm_model: Path, bpe_model: Path, tmp_path: Path) -> None:
+    assert talk.say("/lora") == ["no LoRA adapter is loaded"]
+    talk.say("One.")
+    plain = talk.chat.conversation.turns[0].answer
+    assert talk.say(f"/lora {lora_file} 2") == ["  astro 星  2"]
+    talk.say("/regen")
+    tuned = talk.chat.conversation.turns[0].answer
+    assert tuned != plain
+    with opened(spm_model, None, lora=(f"{lora_file}:2",)) as other:  # as if it had been there from the start
+        other.say("One.")
+        assert other.chat.conversation.turns[0].answer == tuned
+    assert talk.say("/lora astro 星 off") == ["  astro 星  off"]
+    talk.say("/regen")
+    assert talk.chat.conversation.turns[0].answer == plain
+    assert talk.say("/lora astro 星 2") == ["  astro 星  2"]
+    for wrong in ("nowhere.gguf", spm_model, f"{lora_file} 1000"):
+        assert talk.say(f"/lora {wrong}")[0].startswith("["), wrong
+    talk.say("/regen", "/save mine", "Two.")
+    assert talk.chat.conversation.turns[0].answer == tuned
+    talk.say("/clear", "Three.")
+    assert talk.say(f"/model {bpe_model}", "/lora")[-1] == "no LoRA adapter is loaded"
+    with opened(spm_model, tmp_path / "sessions") as other:  # a session brings its adapters along
+        other.say("/load mine", "/edit 1 One.")
+        assert other.chat.runtime.adapters == {"astro 星": 2.0}
+        assert other.chat.conversation.turns[0].answer == tuned
 
 
 def test_save_load_rename_delete(talk: Talk, tmp_path: Path) -> None:
