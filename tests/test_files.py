@@ -125,3 +125,23 @@ def test_a_file_of_the_user_s_with_a_lock_s_name_is_left_alone(tmp_path: Path) -
     with files.exclusive(lock, tmp_path / "out"):
         assert lock.exists()
     assert not lock.exists()
+
+
+def test_a_large_file_is_known_by_samples_of_all_of_it(tmp_path: Path) -> None:
+    path, size = tmp_path / "large", 5 << 20
+    content = bytearray(size)
+    path.write_bytes(content)
+    first = files.sampled(path)
+    assert first[:2] == (size, path.stat().st_mtime_ns)
+    assert files.sampled(path) == first
+    for place in (0, (1 << 16) - 1, (size - (1 << 16)) * 7 // 15 + 5, size - 1):
+        content[place] = 1
+        path.write_bytes(content)
+        os.utime(path, ns=(0, first[1]))
+        assert files.sampled(path)[:2] == first[:2]
+        assert files.sampled(path) != first
+        content[place] = 0
+    path.write_bytes(b"short")
+    assert files.sampled(path)[0] == 5
+    with pytest.raises(StellarError, match="cannot read"):
+        files.sampled(tmp_path / "none")

@@ -253,9 +253,10 @@ class Context:
         """Forget the `count` tokens of a sequence from position `start` on, and move the later ones up.
 
         They keep what they took from the forgotten ones, so that answers differ from those of a prompt that never had
-        them. The next decode turns their keys, at the cost of about a token. No other sequence may have cells in common
-        with this one from there on: they would be moved for both. Raises StellarError if there are no such tokens, or
-        where llama.cpp cannot move any (`can_shift`).
+        them. The next decode turns their keys, at the cost of about a token; it must not be aborted, or what it turned
+        would be turned again. No other sequence may have cells in common with this one from there on: they would be
+        moved for both. Raises StellarError if there are no such tokens, or where llama.cpp cannot move any
+        (`can_shift`).
         """
         if not 0 <= start <= start + count <= self._lengths[sequence]:
             raise StellarError(f"sequence {sequence} has no {count} tokens from {start} on")

@@ -57,6 +57,7 @@ def test_a_shifted_memory_answers_as_one_shifted_by_hand(kv: str, wide_model: Pa
         with Engine(Context(model, 256, kv_type=kv)) as engine:
             assert engine.submit(Request(LONG, SamplingOptions(temperature=0, max_tokens=1))).answer
             assert engine.shift(LONG, 20, 60)
+            assert engine.context.settled  # so that no abort can come between
             left = (*LONG[:20], *LONG[80:])
             assert engine.held(left) == len(left)
             assert engine.held(LONG) == 20
@@ -82,6 +83,26 @@ def test_a_full_memory_is_shifted_and_filled_again(wide_model: Path) -> None:
             assert engine.held(tokens) == len(tokens)
             tokens += tuple(7 + at * 31 % 300 for at in range(100))
             assert_cells_add_up(engine)
+
+
+def test_separate_memories_are_shifted_and_saved_apart(wide_model: Path, tmp_path: Path) -> None:
+    other = (1, *(5 + at * 29 % 400 for at in range(90)))
+    with Model(wide_model) as model:
+        with Engine(Context(model, 512, sequences=2, unified=False)) as engine:
+            streams = [engine.submit(Request(prompt, GREEDY)) for prompt in (LONG, other)]
+            first = [stream.answer.tokens for stream in streams]
+            assert engine.save(tmp_path / "state", other) >= len(other)
+            assert engine.shift(LONG, 20, 60)
+            left = (*LONG[:20], *LONG[80:])
+            assert engine.held(left) == len(left)
+            assert engine.held(other) == len(other)
+            assert engine.submit(Request(other, GREEDY)).answer.tokens == first[1]
+        with Engine(Context(model, 512, sequences=2, unified=False)) as engine:
+            assert engine.submit(Request(LONG, GREEDY)).answer.tokens == first[0]
+            assert engine.restore(tmp_path / "state", other) == len(other)
+            assert engine.held(LONG) == len(LONG)  # the other sequence was free
+            answer = engine.submit(Request(other, GREEDY)).answer
+            assert (answer.tokens, answer.usage.cached_tokens) == (first[1], len(other) - 1)
 
 
 def test_what_is_not_there_is_not_shifted(engine: Engine) -> None:
