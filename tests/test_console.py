@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from terminals import Pty
+from wcwidth import wcswidth
 
 from stellar_local import console
 from stellar_local.errors import StellarError
@@ -71,6 +73,30 @@ def test_table_neutralises_cells() -> None:
     console.table(["q", "答"], [["\x1b[31mred", "[bold]不是标记[/bold]"]], out)
     assert "\x1b" not in out.getvalue()
     assert "[bold]不是标记[/bold]" in out.getvalue()
+
+
+@pytest.mark.parametrize("columns", range(12))
+def test_a_line_is_cut_between_characters(columns: int) -> None:
+    for text in ("abcdefgh", "星语者 ab", "a星语者b", "🌟e\u0301", ""):
+        shown = console.cut(text, columns)
+        assert text.startswith(shown)
+        assert wcswidth(shown) == console.cells(shown) <= columns
+        assert shown == text or wcswidth(text[: len(shown) + 1]) > columns
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals here")
+def test_the_live_line_is_as_wide_as_the_terminal_of_stderr(tmp_path: Path) -> None:
+    code = "from stellar_local.console import LiveLine; import time; assert LiveLine.possible(); line = LiveLine()\n"
+    code += "line.show('长' * 50); time.sleep(0.3); line.close(); print('answer')"
+    (tmp_path / "program.py").write_text(code, encoding="utf-8")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env.pop("COLUMNS", None)
+    pty = Pty(["sh", "-c", f"{sys.executable} program.py > answers"], env, tmp_path, columns=30)
+    pty.wait_for("长")
+    assert pty.screen() == "长" * 14
+    assert pty.exit_code() == 0
+    assert pty.screen() == ""
+    assert (tmp_path / "answers").read_text() == "answer\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")

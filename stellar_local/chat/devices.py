@@ -46,16 +46,14 @@ class KeyReader(PosixStdinReader):
             return text
         if self.typed_ahead:  # each line a message of its own; Enter was a line feed while the terminal was as usual
             return text.replace("\n", "\r")
-        text = text.replace(
-            "\x1b\r", "\n"
-        )  # Alt-Enter comes in one read; Escape and then Enter is something else in vi
+        text = text.replace("\x1b\r", "\n")  # Alt-Enter: both in one read. In vi, Escape and a later Enter are two keys
         while len(text) > 1 and _breaks(text) and select.select([self.stdin_fd], [], [], _PAUSE)[0]:
             more = super().read(count)
-            if not more:
-                break
+            if self._marked(more) or not more:
+                return text + more
             text += more
-        controls = any(char < " " and char not in "\r\n\t" for char in text)
-        return f"{_PASTE}{text}{_PASTED}" if _breaks(text.rstrip("\r\n")) and not controls else text
+        pasted = _breaks(text.rstrip("\r\n")) and not any(map(_is_key, text))
+        return f"{_PASTE}{text}{_PASTED}" if pasted else text
 
     def _marked(self, text: str) -> bool:
         """Whether the text is, in part, a paste that the terminal has marked."""
@@ -70,6 +68,11 @@ class KeyReader(PosixStdinReader):
 
 def _breaks(text: str) -> bool:
     return "\r" in text or "\n" in text
+
+
+def _is_key(char: str) -> bool:
+    """Whether a character comes of a key alone, such as an arrow or Backspace, and of no text."""
+    return char == "\x7f" or (char < " " and char not in "\r\n\t")
 
 
 def open_keyboard() -> Input:
@@ -94,16 +97,11 @@ def take_typed_ahead(keyboard: Input) -> None:
 
 
 class _Screen(Vt100_Output):
-    """A terminal that is never asked where its cursor is: over a slow line the answer would end up in the text.
-
-    What lies below the cursor is thus unknown; one line is what prompt_toolkit then needs to hear to show a toolbar.
-    """
-
-    @property
-    def responds_to_cpr(self) -> bool:
-        return False
+    """A terminal that is never asked where its cursor is: over a slow line the answer would end up in the text."""
 
     def get_rows_below_cursor_position(self) -> int:
+        """What prompt_toolkit asks the terminal for where this is unknown: it must be known for a toolbar to be shown,
+        and with one row that stands right under the text."""
         return 1
 
     def flush(self) -> None:

@@ -191,8 +191,8 @@ class PromptTerminal(_Output):
         self._texts, self._keys = texts, keys
         self._history_file, self._history = history, MessageHistory(history)
         screen = screen or open_screen(_screen())
-
-        coloured = screen.get_default_color_depth() != ColorDepth.DEPTH_1_BIT
+        coloured = screen.get_default_color_depth() != ColorDepth.DEPTH_1_BIT  # else it looks like what is typed
+        suggestion = editing.SuggestionFromHistory() if coloured else None
 
         def columns() -> int:
             return screen.get_size().columns
@@ -202,9 +202,7 @@ class PromptTerminal(_Output):
             multiline=True,
             prompt_continuation=editing.continuation,
             history=self._history,
-            auto_suggest=editing.SuggestionFromHistory()
-            if coloured
-            else None,  # else nobody could tell it from the text
+            auto_suggest=suggestion,
             completer=editing.SuggestedCompletion(suggest),
             complete_while_typing=editing.types_command,
             key_bindings=editing.key_bindings(),

@@ -57,7 +57,8 @@ def test_characters_are_whole_however_their_bytes_come(keyboard: Keyboard) -> No
 
 
 @pytest.mark.parametrize(
-    "keys", ["a", "a\r", "hello\r", "你好\r", "\r", "\n", "\x1b[A", "\x1b", "\x03", "a\tb", "\x1b[A\r\x1b[A\r"]
+    "keys",
+    ["a", "a\r", "hello\r", "你好\r", "\r", "\n", "\x1b[A", "\x1b", "\x03", "a\tb", "\x1b[A\r\x1b[A\r", "ab\x7f\rc"],
 )
 def test_typed_keys_stay_as_they_are(keys: str, keyboard: Keyboard) -> None:
     assert keyboard(keys) == keys
@@ -99,6 +100,13 @@ def test_what_the_terminal_has_marked_is_left_alone(cut: int, keyboard: Keyboard
     pasted = f"{BEGIN}one\rtwo\rthree\rfour\rfive{END}x\r"
     assert keyboard(pasted[:cut], pasted[cut:]) == pasted
     assert keyboard("a\rb") == f"{BEGIN}a\rb{END}"  # and afterwards all is as before
+
+
+def test_a_marked_paste_right_behind_lines_is_left_alone(keyboard: Keyboard) -> None:
+    keyboard.send("one\rtwo")
+    threading.Timer(0.003, lambda: keyboard.send(f"{BEGIN}a\rb")).start()
+    read = keyboard.reader.read() + keyboard("c\rd" + END)
+    assert read in (f"one\rtwo{BEGIN}a\rbc\rd{END}", f"{BEGIN}one\rtwo{END}{BEGIN}a\rbc\rd{END}")
 
 
 def test_what_was_typed_before_the_prompt_is_lines(keyboard: Keyboard) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -439,15 +440,11 @@ def test_a_long_chinese_line_in_narrow_and_wide_windows(tmux: Tmux, program: lis
     assert repr(text[:-40] + "完") in tmux.screen().replace("\n", "")
 
 
-def test_real_vim_in_tmux(tmux: Tmux, program: list[str], stellar: Stellar) -> None:
-    import shutil
-
+def test_real_vim_in_tmux(tmux: Tmux, program: list[str]) -> None:
     vim = shutil.which("vim")
     if vim is None:
         pytest.skip("vim is not installed")
-    stellar.env["EDITOR"] = f"{vim} -u NONE -N"
-    tmux._env["EDITOR"] = stellar.env["EDITOR"]
-    tmux.start(program, 80, 30)
+    tmux.start(["env", f"EDITOR={vim} -u NONE -N", *program], 80, 30)
     tmux.wait_for(READY)
     tmux.type("什么是黑洞？")
     tmux.send("C-g")
