@@ -11,6 +11,10 @@ import pyte
 from pyte.screens import HistoryScreen
 from wcwidth import wcwidth
 
+from stellar_local.chat import layout
+
+layout.WIDTHS = layout.Widths()  # as wide as pyte shows them, whatever the locale is here
+
 SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b.|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 ALLOWED = re.compile(r"\x1b\[(?:[0-9;]*m|A|2K|\?2026[hl])|\r")
 

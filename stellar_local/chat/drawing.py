@@ -86,7 +86,7 @@ class Drawing:
             justify: JustifyMethod = "left"
             if delimiter.endswith(":"):
                 justify = "center" if delimiter.startswith(":") else "right"
-            grid.add_column(self._inline(title), justify=justify, overflow="fold", min_width=2)
+            grid.add_column(self._inline(title), justify=justify, overflow="fold")
         last = len(header) - 1
         for row in rows:
             texts = [*row[:last], " | ".join(row[last:])]  # a row may have more cells than the header

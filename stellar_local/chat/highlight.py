@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pygments.lexers import get_lexer_by_name
-from pygments.token import Comment, Error, Token
+from pygments.token import Comment, Error, Token, Whitespace
 from pygments.util import ClassNotFound
 from rich.style import Style
 from rich.syntax import ANSI_DARK, ANSI_LIGHT, ANSISyntaxTheme
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from pygments.lexer import Lexer
 
 _LONGEST = 1000  # characters of a line; longer ones are data, and lexers may be slow on them
-_WINDOW, _LARGEST = 16, 8000  # lines read again with each one before a new start is sought; characters
+_WINDOW, _PATIENCE = 16, 40  # lines read again with each one: then a new start is sought, then one anywhere
+_LARGEST = 8000  # characters read again, at which a new start is made in any case
 _COMMENTS = (("/*", "*/"), ("<!--", "-->"))
 
 _Span = tuple[Any, str]  # a token's type and its text
@@ -40,7 +41,8 @@ def _theme() -> ANSISyntaxTheme:
     readable on both."""
     background = os.environ.get("COLORFGBG", "").rpartition(";")[2]
     dark = background.isdigit() and int(background) in (0, 1, 2, 3, 4, 5, 6, 8)
-    return ANSISyntaxTheme({**(ANSI_DARK if dark else ANSI_LIGHT), Error: Style.null()})
+    plain = {Error: Style.null(), Whitespace: Style.null()}  # unfinished code is no mistake
+    return ANSISyntaxTheme({**(ANSI_DARK if dark else ANSI_LIGHT), **plain})
 
 
 class Highlighter:
@@ -58,9 +60,10 @@ class Highlighter:
             return Text(line)
         spans = self._spans([*self._window, line])
         self._window.append(line)
-        if len(self._window) > _WINDOW:
+        count = len(self._window)
+        if count > _PATIENCE or (count > _WINDOW and not (line[:1].isspace() and self._window[-2].strip())):
             if len(spans) > 3 and spans == self._spans([line]):
-                self._window = [line]  # read alone it is the same, so nothing before it matters any more
+                self._window = [line]  # read alone it is the same, so what is before it matters no more
             elif sum(map(len, self._window)) > _LARGEST:
                 self._window = []
         text = Text()
