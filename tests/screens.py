@@ -11,7 +11,7 @@ import pyte
 from pyte.screens import HistoryScreen
 from wcwidth import wcwidth
 
-from stellar_local.chat import layout
+from stellar_local.render import layout
 
 layout.WIDTHS = layout.Widths()  # as wide as pyte shows them, whatever the locale is here
 

@@ -21,9 +21,9 @@ from ..plan.choose import fits_beside
 from ..prompts import Turn, load_template
 from ..runtime import Runtime, parse_adapter
 from ..spec import Spec, specs
+from ..terminal.terminal import Terminal
 from ..texts import Texts, language_of
 from .conversation import Conversation
-from .terminal import Terminal
 
 NOT_IN_CHAT = ("logprobs",)  # which only a record can show
 
@@ -74,7 +74,7 @@ class Dialogue:
 
     def __post_init__(self) -> None:
         self.texts = Texts(self.options.ui_lang or language_of())
-        self.conversation = Conversation(self.runtime, self.sampling(), self.system, self.options.overflow)
+        self.conversation = Conversation(self.runtime, self.sampling(), self.system, self._overflow())
         self.used = self.conversation.used()  # tokens of the context; counted once a turn, shown at each key
 
     # -- settings
@@ -113,9 +113,17 @@ class Dialogue:
         self.texts = Texts(self.options.ui_lang or language_of())
         talk = self.conversation
         talk.sampling = self.sampling()
-        if talk.overflow != self.options.overflow:
-            talk.overflow = self.options.overflow
+        overflow = self._overflow()
+        if talk.overflow != overflow:
+            talk.overflow = overflow
             talk.reconsider()
+
+    def _overflow(self) -> str:
+        """The overflow setting, or what takes its place where llama.cpp cannot do that, which is said."""
+        if self.options.overflow == "shift" and not self.runtime.engine.context.can_shift:
+            self.terminal.note(self.texts("chat.no_shift"))
+            return "drop"
+        return self.options.overflow
 
     def set_template(self, name: str | None) -> None:
         """Use another template, None for the model's own. Raises UsageError, and the old one stays."""
@@ -163,7 +171,7 @@ class Dialogue:
         self.template = self.setup.runtime.template
         if new.vocabulary != old.vocabulary:
             self._forget_tokens()
-        talk.sampling = self.sampling()
+        talk.sampling, talk.overflow = self.sampling(), self._overflow()
         talk.reconsider()
         if self.structure:
             self.set_structure(*self.structure)  # made for a vocabulary

@@ -6,7 +6,7 @@ from ..errors import StellarError
 from . import about_commands, model_commands, session_commands, turn_commands  # noqa: F401 - they fill the table
 from .answering import ask
 from .state import Chat
-from .table import COMMANDS, GROUPS, Leave, is_command, run_command
+from .table import COMMANDS, GROUPS, Leave, is_command, message, run_command
 
 __all__ = ["COMMANDS", "GROUPS", "run"]  # the table, which is full once this module is imported
 
@@ -29,7 +29,7 @@ def run(chat: Chat) -> None:
             if is_command(line):
                 run_command(chat, line)
             else:
-                ask(chat, (line[1:] if line.startswith("//") else line).strip())
+                ask(chat, message(line))
         except Leave:
             return
         except KeyboardInterrupt:  # in a command, such as the loading of a model

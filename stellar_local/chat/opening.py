@@ -12,14 +12,14 @@ from ..config import ChatOptions, RuntimeOptions
 from ..errors import UsageError
 from ..flags import Setup
 from ..plan.choose import Choice, describe
+from ..render.markdown import answer_view, warm
 from ..runtime import parse_adapter
+from ..terminal.terminal import PlainTerminal, Terminal, open_terminal
 from ..texts import Texts, language_of
-from .markdown import answer_view, warm
 from .saved import Session
 from .sessions import Store, sessions_folder
 from .state import Chat
 from .table import suggestions
-from .terminal import PlainTerminal, Terminal, open_terminal
 from .toolbar import toolbar
 
 

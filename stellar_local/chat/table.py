@@ -5,14 +5,15 @@ Knows how a line names a command; knows nothing of what any of them does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StellarError
+from ..terminal.terminal import Suggestion
 from ..texts import Texts
 from .state import Chat
-from .terminal import Suggestion
 
 Run = Callable[[Chat, str], None]
 Complete = Callable[[Chat, list[str]], Iterable[str]]  # the words so far, the last one unfinished → words for its place
@@ -76,8 +77,18 @@ def command(name: str, arguments: str = "", complete: Complete = nothing) -> Cal
 
 
 def is_command(line: str) -> bool:
-    """Whether a line is a command and no message: `//` at its beginning is how a message begins with a slash."""
-    return line.strip() in _ALIASES or (line.startswith("/") and not line.startswith("//"))
+    """Whether a line is a command and no message. Of several lines, such as a paste, only one that begins with the name
+    of a command is: code and paths may begin with a slash too.
+    """
+    if line.strip() in _ALIASES:
+        return True
+    name = line.split(maxsplit=1)[0].lower() if line.strip() else ""
+    return line.startswith("/") and (name in COMMANDS or ("\n" not in line.strip() and not line.startswith("//")))
+
+
+def message(line: str) -> str:
+    """What a line says that is no command: `//` at its beginning is how a message begins with a slash."""
+    return (line[1:] if re.match(r"//[^\s/]", line) and "\n" not in line.strip() else line).strip()
 
 
 def run_command(chat: Chat, line: str) -> None:

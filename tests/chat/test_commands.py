@@ -86,7 +86,9 @@ def test_an_empty_line_does_nothing(talk: Talk) -> None:
 def test_messages_that_begin_with_a_slash(talk: Talk) -> None:
     assert talk.say("/usr/bin is a folder")[0].startswith("[unknown command /usr/bin; try")
     talk.say("//usr/bin is a folder")
-    assert talk.questions == ["/usr/bin is a folder"]
+    talk.say("// a comment", "/* of\ntwo lines */", "//a\n//b", "/system\nBe brief.")
+    assert talk.questions == ["/usr/bin is a folder", "// a comment", "/* of\ntwo lines */", "//a\n//b"]
+    assert talk.chat.conversation.system == "Be brief."
 
 
 def test_undo(talk: Talk) -> None:

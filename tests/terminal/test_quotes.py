@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stellar_local.chat.quotes import is_open, message_of
+from stellar_local.terminal.quotes import is_open, message_of
 
 DOCSTRING = '"""About 星."""\nimport math\n'
 

@@ -18,7 +18,7 @@ if sys.platform == "win32":
 import pty
 import termios
 
-from stellar_local.chat.typeahead import kept
+from stellar_local.terminal.typeahead import kept
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_without_a_terminal_nothing_happens() -> None:
 def shell(tmp_path: Path) -> Iterator[Pty]:
     """An interactive shell, which has jobs, and a program that keeps keys for a while: python keep.py SECONDS."""
     (tmp_path / "keep.py").write_text(
-        "import sys, time\nfrom stellar_local.chat.typeahead import kept\n"
+        "import sys, time\nfrom stellar_local.terminal.typeahead import kept\n"
         "with kept(0, 1):\n    print('be' + 'gun')\n    time.sleep(float(sys.argv[1]))\nprint('do' + 'ne')\n"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PS1": "$ ", "PYTHONUNBUFFERED": "1"}

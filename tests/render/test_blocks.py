@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from stellar_local.chat.blocks import Block, Blocks
+from stellar_local.render.blocks import Block, Blocks
 
 REFERENCE = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["reference"])
 

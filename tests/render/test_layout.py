@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from rich.cells import get_character_cell_size
 from wcwidth import wcwidth
 
-from stellar_local.chat import layout
-from stellar_local.chat.layout import Widths, cells, divisions, longest_unit
+from stellar_local.render import layout
+from stellar_local.render.layout import Widths, cells, divisions, longest_unit
 
 ZWJ, FAMILY = "\u200d", "👨\u200d👩\u200d👧"
 PARTS = st.sampled_from(

@@ -13,8 +13,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TextIO
 
-from ..console import LiveLine, printable, say
+from ..console import LiveLine, say
 from ..errors import StellarError
+from ..render.markdown import AnswerView, PlainView
 from ..texts import Texts, language_of
 from .editor import edit
 from .quotes import is_open, message_of
@@ -33,16 +34,6 @@ class Suggestion(NamedTuple):
     text: str
     length: int
     note: str = ""
-
-
-class AnswerView(Protocol):
-    """Shows one answer."""
-
-    def feed(self, text: str) -> None:
-        """Show a piece at once."""
-
-    def end(self) -> None:
-        """The answer is complete, or was interrupted: show what is left, and leave the cursor on a new line."""
 
 
 class Terminal(Protocol):
@@ -73,17 +64,6 @@ class Terminal(Protocol):
 
     def answering(self) -> AbstractContextManager[None]:
         """While the block runs, an answer streams: typed keys are not shown but kept for the next prompt."""
-
-
-class PlainView:
-    """The answer as it is, on stdout."""
-
-    def feed(self, text: str) -> None:
-        sys.stdout.write(printable(text))
-        sys.stdout.flush()
-
-    def end(self) -> None:
-        self.feed("\n")
 
 
 class _Output:
@@ -121,7 +101,7 @@ class PlainTerminal(_Output):
     """Lines from stdin, for pipes and scripts: no editing, and no prompt unless a person types in a dumb terminal."""
 
     def __init__(self, texts: Texts | None = None, prompt: bool = False) -> None:
-        super().__init__(PlainView)
+        super().__init__(_plain_view)
         self._texts = texts or Texts(language_of())
         self.interactive = prompt
 
@@ -187,7 +167,7 @@ class PromptTerminal(_Output):
         from .devices import expect_rewrapping, open_keyboard, open_screen
         from .history import MessageHistory
 
-        super().__init__(view if sys.stdout.isatty() else PlainView)
+        super().__init__(view if sys.stdout.isatty() else _plain_view)
         self._texts, self._keys = texts, keys
         self._history_file, self._history = history, MessageHistory(history)
         screen = screen or open_screen(_screen())
@@ -266,6 +246,10 @@ class PromptTerminal(_Output):
 
     def answering(self) -> AbstractContextManager[None]:
         return kept(sys.stdin.fileno(), _screen().fileno())
+
+
+def _plain_view() -> AnswerView:
+    return PlainView(sys.stdout)
 
 
 def _screen() -> TextIO:

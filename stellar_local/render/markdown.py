@@ -50,7 +50,7 @@ class PlainView:
     """The text as it is; the terminal breaks its lines."""
 
     def __init__(self, out: TextIO) -> None:
-        self._out, self._last = out, "\n"
+        self._out, self._last = out, ""
 
     def feed(self, text: str) -> None:
         """Write a piece."""
@@ -61,7 +61,7 @@ class PlainView:
             self._out.flush()
 
     def end(self) -> None:
-        """End the last line, if it was not."""
+        """End the last line, if it was not; an answer without text is an empty line."""
         if self._last != "\n":
             self.feed("\n")
 

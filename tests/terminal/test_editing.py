@@ -12,8 +12,9 @@ from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import ColorDepth, DummyOutput
 from wcwidth import wcswidth
 
-from stellar_local.chat.editing import _shown, fitted
-from stellar_local.chat.terminal import PlainView, PromptTerminal, Suggestion
+from stellar_local.render.markdown import PlainView
+from stellar_local.terminal.editing import _shown, fitted
+from stellar_local.terminal.terminal import PromptTerminal, Suggestion
 from stellar_local.texts import Texts
 
 COMMANDS = ["/help", "/set", "/set temperature ", "/read 星图 1.md"]
@@ -44,7 +45,7 @@ class Keys:
             Texts("en"),
             suggest=suggest,
             toolbar=lambda columns: f"{columns} columns",
-            view=PlainView,
+            view=lambda: PlainView(sys.stdout),
             history=path,
             keys=lambda: self.mode,
             keyboard=pipe,
@@ -187,7 +188,7 @@ def test_the_editor_changes_the_text(
     editor.write_text('#!/bin/sh\nprintf "再加一行\\n" >> "$1"\n')
     editor.chmod(0o755)
     monkeypatch.setenv("EDITOR", str(editor))
-    monkeypatch.setattr("stellar_local.chat.terminal._screen", lambda: sys.__stderr__)
+    monkeypatch.setattr("stellar_local.terminal.terminal._screen", lambda: sys.__stderr__)
     assert keys("一行", key, "!\r") == "一行\n再加一行!"
     monkeypatch.setenv("EDITOR", "false")
     assert keys("kept", key, "\r") == "kept"

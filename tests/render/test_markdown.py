@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from screens import ALLOWED, Screen
 
-from stellar_local.chat.markdown import MarkdownView, PlainView, answer_view
+from stellar_local.render.markdown import MarkdownView, PlainView, answer_view
 
 ANSWER = (Path(__file__).parent / "answer.md").read_text(encoding="utf-8")
 
@@ -237,7 +237,7 @@ def test_no_color_is_rendered_without_colours(monkeypatch: pytest.MonkeyPatch) -
 
 def test_rich_is_imported_when_it_is_needed_and_warm_imports_it_before() -> None:
     code = (
-        "import sys, threading\nfrom stellar_local.chat.markdown import MarkdownView, warm\n"
+        "import sys, threading\nfrom stellar_local.render.markdown import MarkdownView, warm\n"
         "from os import terminal_size\n"
         "view = MarkdownView(sys.stdout, lambda: terminal_size((80, 24)))\n"
         "view.feed('text')\n"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from stellar_local.chat import history
-from stellar_local.chat.history import DAMAGED, MessageHistory
+from stellar_local.terminal import history
+from stellar_local.terminal.history import DAMAGED, MessageHistory
 
 
 def entries(path: Path) -> list[str]:
@@ -135,7 +135,7 @@ def test_processes_write_and_shorten_at_the_same_time(tmp_path: Path) -> None:
     path = tmp_path / "history"
     path.write_text('"old"\n' * 300)
     code = (
-        "import sys; from pathlib import Path; from stellar_local.chat import history\n"
+        "import sys; from pathlib import Path; from stellar_local.terminal import history\n"
         "history.KEPT = 250\n"
         "made = history.MessageHistory(Path(sys.argv[1]))\n"
         "for number in range(40):\n"

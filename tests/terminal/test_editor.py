@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from stellar_local.chat.editor import edit
 from stellar_local.errors import StellarError
+from stellar_local.terminal.editor import edit
 from stellar_local.texts import Texts
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the editors here are shell scripts")

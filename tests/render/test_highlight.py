@@ -11,8 +11,8 @@ from pygments.lexers import get_lexer_by_name
 from rich.console import Console
 from rich.style import Style
 
-from stellar_local.chat import highlight
-from stellar_local.chat.highlight import Highlighter
+from stellar_local.render import highlight
+from stellar_local.render.highlight import Highlighter
 
 C = """\
 #include <stdio.h>

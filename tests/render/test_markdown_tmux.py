@@ -16,13 +16,13 @@ import pytest
 from conftest import ROOT
 from screens import Screen
 
-from stellar_local.chat.markdown import MarkdownView
+from stellar_local.render.markdown import MarkdownView
 
 ANSWER = (Path(__file__).parent / "answer.md").read_text(encoding="utf-8")
 FEEDER = """
 import sys, time
 from pathlib import Path
-from stellar_local.chat.markdown import answer_view
+from stellar_local.render.markdown import answer_view
 print("question\\nabove")
 view, folder = answer_view("rich", sys.stdout), Path(sys.argv[1])
 for number, piece in enumerate(sys.argv[2:]):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from screens import Screen
 
-from stellar_local.chat.blocks import Block
-from stellar_local.chat.drawing import Drawing
+from stellar_local.render.blocks import Block
+from stellar_local.render.drawing import Drawing
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from screens import ALLOWED, Screen
 
-from stellar_local.chat.layout import divisions
-from stellar_local.chat.live import Live, size_of
+from stellar_local.render.layout import divisions
+from stellar_local.render.live import Live, size_of
 
 PARTS = st.sampled_from(["a", "word", " ", "  ", "\n", "\n\n", "\t", "恒星，", "（", "e\u0301", "👨", "☰", "a" * 25])
 TEXTS = st.lists(PARTS, min_size=1, max_size=30).map("".join)

@@ -17,7 +17,7 @@ import pytest
 from conftest import Stellar
 from terminals import Pty, Tmux
 
-from stellar_local.chat.terminal import PlainTerminal
+from stellar_local.terminal.terminal import PlainTerminal
 from stellar_local.texts import Texts
 
 if sys.platform == "win32":
@@ -27,7 +27,8 @@ if sys.platform == "win32":
 PROGRAM = r"""
 import contextlib, os, signal, sys, time
 from pathlib import Path
-from stellar_local.chat.terminal import PlainView, Suggestion, open_terminal
+from stellar_local.render.markdown import PlainView
+from stellar_local.terminal.terminal import Suggestion, open_terminal
 from stellar_local.texts import Texts
 from stellar_local.console import use_utf8
 
@@ -44,7 +45,7 @@ terminal = open_terminal(
     Texts("en"),
     suggest=lambda text: [Suggestion(name, len(text), "说明") for name in names if name.startswith(text)],
     toolbar=lambda columns: f"星语者 13B {columns} columns " + "长" * 60,
-    view=PlainView,
+    view=lambda: PlainView(sys.stdout),
     history=Path(os.environ["HISTORY"]) if "HISTORY" in os.environ else None,
     keys=lambda: os.environ.get("KEYS", "emacs"),
 )

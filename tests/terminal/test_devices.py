@@ -15,7 +15,7 @@ if sys.platform == "win32":
 
 from prompt_toolkit.layout.screen import Char
 
-from stellar_local.chat.devices import KeyReader, _lines_of
+from stellar_local.terminal.devices import KeyReader, _lines_of
 
 BEGIN, END = "\x1b[200~", "\x1b[201~"
 

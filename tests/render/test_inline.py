@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.text import Text
 
-from stellar_local.chat.inline import InlineMarkdown
+from stellar_local.render.inline import InlineMarkdown
 
 INLINE = InlineMarkdown(colour=True)
 TAGS = {"italic": "em", "bold": "strong", "strike": "s", "cyan": "code"}
