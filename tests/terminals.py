@@ -147,8 +147,8 @@ class Tmux:
 
     def start(self, argv: list[str], columns: int = 80, rows: int = 50) -> None:
         """Run a program in the window."""
-        # A shell stores the exit code: tmux does not always see that a child has ended.
-        shell = ["sh", "-c", 'code=$1; shift; "$@"; echo $? > "$code"', "sh", str(self._folder / "code")]
+        # A shell stores the exit code: tmux does not always see that a child has ended. Ctrl-C is the child's alone.
+        shell = ["sh", "-c", 'trap : INT; code=$1; shift; "$@"; echo $? > "$code"', "sh", str(self._folder / "code")]
         self._run("new-session", "-d", *self._size(columns, rows), *shell, *argv)
 
     @staticmethod
@@ -204,6 +204,13 @@ class Tmux:
                 return int((self._folder / "code").read_text())
             time.sleep(0.05)
         raise AssertionError(f"it did not end:\n{self.screen()}")
+
+    def kill_child(self) -> None:
+        """Kill the program as nothing can be that it hears of."""
+        shell = self._run("display-message", "-p", "#{pane_pid}").strip()
+        children = Path(f"/proc/{shell}/task/{shell}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
 
     def kill(self) -> None:
         """End the server and what runs in it."""

@@ -20,6 +20,7 @@ from stellar_local.cli import _MOUNTED
 READMES = ["README.md", "README.zh.md"]
 GUIDES = ["docs/stellarspeak.md", "docs/stellarspeak.zh.md"]
 BATCH = ["docs/batch.md", "docs/batch.zh.md"]
+CHAT = ["docs/chat.md", "docs/chat.zh.md"]
 PYTHON = ["docs/python.md", "docs/python.zh.md"]
 
 
@@ -31,14 +32,17 @@ def fenced(page: str) -> list[str]:
     return [" ".join(line.split("  #")[0].split()) for line in lines if line.strip() and not line.startswith("#")]
 
 
-def test_cli_page_is_current() -> None:
+def test_made_pages_are_current() -> None:
     """Made in a fresh process: click keeps a command's help option from its first use, and other tests use some."""
-    code = "import runpy, sys; sys.stdout.buffer.write(runpy.run_path(sys.argv[1])['page']().encode())"
+    code = "import json, runpy, sys; json.dump(runpy.run_path(sys.argv[1])['pages'](), sys.stdout)"
     done = subprocess.run(
         [sys.executable, "-c", code, str(ROOT / "docs" / "generate.py")], capture_output=True, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr.decode()
-    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == done.stdout.decode("utf-8"), "run: make docs"
+    pages = json.loads(done.stdout)
+    assert set(pages) == {"cli.md", "chat.md", "chat.zh.md"}
+    for name, text in pages.items():
+        assert (ROOT / "docs" / name).read_text(encoding="utf-8") == text, "run: make docs"
 
 
 @pytest.mark.parametrize("name", list(_MOUNTED))
@@ -49,11 +53,11 @@ def test_every_command_has_help_with_an_example(name: str, stellar: Stellar) -> 
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("pages", [READMES, GUIDES, BATCH], ids=["readme", "guide", "batch"])
+@pytest.mark.parametrize("pages", [READMES, GUIDES, BATCH, CHAT], ids=["readme", "guide", "batch", "chat"])
 def test_both_languages_show_the_same_commands(pages: list[str]) -> None:
     english, chinese = map(fenced, pages)
     assert english == chinese
-    assert len(english) > 4
+    assert len(english) > 3
 
 
 @pytest.mark.parametrize("page", READMES)
@@ -103,6 +107,16 @@ def test_guide_commands_work(tmp_path: Path, spm_base: Path) -> None:
     run_all(fenced(GUIDES[0]), tmp_path)
     made = {path.name for path in tmp_path.iterdir()}
     assert {"stellarspeak-13b", "stellarspeak-13b-half", "stellarspeak-13b-hf", "stellarspeak-lora.gguf"} <= made
+
+
+def test_chat_guide_commands_work(tmp_path: Path, spm_folder: Path) -> None:
+    """The chat guide's commands, on the tiny model: sessions are gone on with, and a pipe's lines run."""
+    shutil.copytree(spm_folder, tmp_path / "demo" / "model")
+    run_all(fenced(CHAT[0]), tmp_path)
+    sessions = Path(os.environ["STELLAR_DATA"]) / "sessions"
+    (saved,) = sessions.glob("*.json")
+    assert saved.name == "stars.json"
+    assert len(json.loads(saved.read_text(encoding="utf-8"))["turns"]) == 2
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,11 @@ def _help(chat: Chat, rest: str) -> None:
         for one in COMMANDS.values():
             if one.group == group:
                 _note_row(chat, one.usage, one.help(texts))
-    note(texts("chat.keys_help"))
+    columns = shutil.get_terminal_size().columns - 1
+    for line in texts("chat.keys_help").splitlines():
+        indent = len(line) - len(line.lstrip())
+        for part in folded(line.strip(), max(columns - indent, 30)):
+            note(" " * indent + part)
 
 
 def _note_row(chat: Chat, usage: str, help: str) -> None:

@@ -213,7 +213,7 @@ def test_simple_is_the_text_itself(parts: list[str], cut: int) -> None:
         view.feed(text[at : at + cut])
     view.end()
     expected = text.replace("\x1b", "␛").replace("\r", "")
-    assert out.getvalue() == expected + "\n" * (expected[-1:] not in ("", "\n"))
+    assert out.getvalue() == expected + "\n" * (expected[-1:] != "\n")
 
 
 def test_the_style_and_the_terminal_decide(monkeypatch: pytest.MonkeyPatch) -> None:
