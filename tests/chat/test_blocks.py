@@ -95,6 +95,7 @@ NUMBERS = st.sampled_from(["1. a", " 1. b", "2. c", "10) d", "1.", "word", "", "
 )
 @example(["", "- ", "", "  word"])
 @example(["", "-", "  word", "- -", "", "  word"])
+@example(["", "- >", "", "     word"])
 @settings(max_examples=300)
 def test_containers_and_leaves_are_those_of_commonmark(lines: list[str]) -> None:
     text = "\n".join(["start", *lines])
