@@ -145,7 +145,7 @@ class Blocks:
         if rest.strip(" "):
             self._begin(rest, matched)
         else:
-            if self._leaf is None and matched and self._nesting.waits(matched - 1):
+            if self._leaf is None and 0 < matched == len(self._nesting) and self._nesting.waits(matched - 1):
                 matched -= 1  # an item may begin with one empty line only
             self._shut(matched)
             self._blank = True

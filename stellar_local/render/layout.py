@@ -31,7 +31,7 @@ class Widths(dict[str, int]):
             size = 1
         elif char == _JOINER or unicodedata.category(char) in ("Mn", "Me"):
             size = 0
-        elif shape in ("W", "F"):
+        elif shape in ("W", "F") or "\U0001f1e6" <= char <= "\U0001f1ff":  # letters of flags, alone or in pairs
             size = 2
         else:
             size = max(wcwidth(char), self._ambiguous if shape == "A" else 1)

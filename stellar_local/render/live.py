@@ -47,7 +47,7 @@ class Live:
         self._rows = [""]
         self._line = 0  # the row at which the source line in hand begins
         self._row, self._shown = 0, ""  # where the cursor is, and what its row shows already
-        self._tall, self._lost = False, columns < 4  # where a wide character may not fit, nothing is certain
+        self._lost = columns < 4  # where a wide character may not fit, nothing is certain
 
     @property
     def width(self) -> int:
@@ -62,7 +62,7 @@ class Live:
     @property
     def whole(self) -> bool:
         """Whether all that is in hand can still be replaced."""
-        return not (self._tall or self._lost) and len(self._rows) <= self._limit
+        return not self._lost and len(self._rows) <= self._limit
 
     @property
     def line_whole(self) -> bool:
@@ -102,7 +102,6 @@ class Live:
                     row = row[cut:] + one
                     rows.append("")
         rows[-1] = row
-        self._tall = self._tall or len(rows) > self._limit
 
     def replace(self, all_of_it: str, line: str) -> None:
         """Put finished text, whole lines, in the place of what is in hand; only `line` in that of the source line if

@@ -19,8 +19,6 @@ from .marks import DECIDED_WITHIN
 if TYPE_CHECKING:
     from .drawing import Drawing
 
-STYLES = ("rich", "simple")
-
 
 class AnswerView(Protocol):
     """Shows one answer. The cursor is at the start of a line when it begins, and again after `end`; until then

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -93,6 +93,9 @@ NUMBERS = st.sampled_from(["1. a", " 1. b", "2. c", "10) d", "1.", "word", "", "
     | st.lists(FENCES, max_size=12)
     | st.lists(NUMBERS, max_size=12)
 )
+@example(["", "- ", "", "  word"])
+@example(["", "-", "  word", "- -", "", "  word"])
+@example(["", "- >", "", "     word"])
 @settings(max_examples=300)
 def test_containers_and_leaves_are_those_of_commonmark(lines: list[str]) -> None:
     text = "\n".join(["start", *lines])

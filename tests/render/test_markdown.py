@@ -164,6 +164,25 @@ def test_a_block_taller_than_the_screen_stays_raw_and_the_next_one_is_rendered()
     assert " ".join(" ".join(rows).split()) == f"T {long}next one"
 
 
+@pytest.mark.parametrize("more", ["\n- item\n\n", "\n> quote\n\n", "\n# title\n\n", "\n\n"])
+def test_after_a_resize_the_block_stays_raw_and_the_next_one_is_rendered(more: str) -> None:
+    screen = Screen(40, 10)
+    view = MarkdownView(screen, screen.size)
+    view.feed("some **text**")
+    screen.resize(60, 10)
+    for char in more + "**next**":
+        view.feed(char)
+    view.end()
+    assert " ".join(screen.text().split()) == " ".join(f"some **text** {more} next".split())
+
+
+@pytest.mark.parametrize("cut", [1, 7, 1000])
+def test_a_line_taller_than_the_screen_is_shown_once(cut: int) -> None:
+    quote = "> " + "word " * 60
+    screen = show(f"text\n{quote}\n\n*end*", cut, 40, 5)
+    assert "".join(screen.text().split()) == "".join(f"text{quote}end".split())
+
+
 @pytest.mark.parametrize(
     ("begun", "rows"),
     [
