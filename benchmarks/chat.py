@@ -7,6 +7,7 @@ greedily with the same number of tokens, in turns; the fastest of the rounds cou
 
 from __future__ import annotations
 
+import argparse
 import os
 import pty
 import select
@@ -70,7 +71,9 @@ def engine(path: Path, question: str) -> float:
 
 
 def main() -> None:
-    path = bundled_model()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", type=Path, help="another model [default: SmolLM2-135M]")
+    path = parser.parse_args().model or bundled_model()
     print(describe("stellar-local", "llama-cpp-python", "prompt_toolkit", "rich"))
     best = dict.fromkeys(("engine alone", "chat, simple", "chat, rich"), float("inf"))
     with tempfile.TemporaryDirectory() as folder:
