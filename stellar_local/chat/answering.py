@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
 from ..errors import StellarError
 from .conversation import Overflow, Reply
 from .state import Chat
@@ -29,38 +34,60 @@ def answer(chat: Chat, reply: Reply) -> None:
     ending: BaseException | None = None
     _tell_overflow(chat, reply, 0)
     told = len(reply.overflows)
-    interrupted = False
     with terminal.answering():
         try:
             _show_reading(chat, reply)
             for piece in reply:
                 terminal.write(piece)
-        except (KeyboardInterrupt, SystemExit) as stop:
+        except (KeyboardInterrupt, SystemExit, OSError) as stop:  # the last: nobody can read it any more
             ending = stop
         except StellarError:
             terminal.progress("")
             terminal.end_answer()
             raise
-        if ending is not None:
-            interrupted = True
-            reply.cancel()
-            for piece in reply:
-                terminal.write(piece)
-        terminal.end_answer()
-    _tell_overflow(chat, reply, told)
-    chat.last = reply.answer
-    chat.totals.add(chat.last)
-    if chat.conversation.keep(reply):
-        chat.save()
-    elif not interrupted:
-        terminal.note(chat.texts("chat.empty_answer"))
-    if isinstance(ending, SystemExit) or (ending is not None and not terminal.interactive):
+        with _held_back():
+            if ending is not None:
+                reply.cancel()
+                for piece in reply:
+                    if isinstance(ending, KeyboardInterrupt):
+                        terminal.write(piece)
+            with suppress(OSError):
+                terminal.end_answer()
+            chat.last = reply.answer
+            chat.totals.add(chat.last)
+            kept = chat.conversation.keep(reply)
+            if kept:
+                with suppress(OSError):
+                    chat.save()
+    if ending is not None and not (isinstance(ending, KeyboardInterrupt) and terminal.interactive):
         raise ending
-    if interrupted:
+    _tell_overflow(chat, reply, told)
+    if ending is not None:
         terminal.note(chat.texts("chat.interrupted"))
+    elif not kept:
+        terminal.note(chat.texts("chat.empty_answer"))
     elif chat.last.finish_reason == "length":
         chosen = chat.last.usage.completion_tokens == chat.conversation.sampling.max_tokens
         terminal.note(chat.texts("chat.cut_by_choice" if chosen else "chat.cut_by_context"))
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Until what came of an answer is saved, a further Ctrl-C says nothing new, and the end of the program waits."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number in came:
+        if number != signal.SIGINT:
+            signal.raise_signal(number)
 
 
 def _show_reading(chat: Chat, reply: Reply) -> None:

@@ -45,6 +45,7 @@ class Conversation:
     grammar: Grammar | None = None
     turns: list[SavedTurn] = field(default_factory=list)
     dropped: int = 0
+    current: Stream | None = field(default=None, init=False)  # the last that was asked of the engine
     _read: list[int] = field(default_factory=list, init=False)  # with "shift": what the model has in memory,
     _meant: list[int] = field(default_factory=list, init=False)  # and the tokens that it stands for
 
@@ -203,6 +204,8 @@ class Reply:
         self._tokens = list(base.tokens or _retold(conversation, base.answer)) if base else []
         self._earlier = len(self._tokens)  # tokens of the answer that earlier replies gave
         self._answers: list[Answer] = []
+        self._taken: Stream | None = None  # whose answer is among them already
+        self._whole = not base or bool(base.tokens)  # whether the tokens say the text from its beginning
         self._cancelled = False
         self.overflows: list[Overflow] = []
         self.stream = self._submit()
@@ -212,9 +215,12 @@ class Reply:
         fitted = talk.fitted(self._turns, self.question, self._tokens, left)
         sampling = replace(talk.sampling, max_tokens=left)
         begun = min(len(self._tokens), len(fitted.read) - fitted.kept)
+        self._whole = self._whole and begun == len(self._tokens)
         request = talk.runtime.request_of(tuple(fitted.read), sampling, begun=begun, grammar=talk.grammar)
         self._before_prompt = talk.runtime.engine.work[0]
-        stream = talk.runtime.engine.submit(request)
+        if talk.current is not None:
+            talk.current.cancel()  # one that an interruption left behind
+        stream = talk.current = talk.runtime.engine.submit(request)
         self.read, self.meant, self.new = fitted.read, fitted.meant, []  # type: list[int], list[int], list[int]
         if fitted.first is not None:
             talk.dropped = fitted.first
@@ -232,7 +238,9 @@ class Reply:
             for piece in self.stream:
                 self._text.append(piece)
                 yield piece
-            answer = self.stream.answer
+            if self.stream is self._taken:  # before an interruption
+                return
+            answer, self._taken = self.stream.answer, self.stream
             self._answers.append(answer)
             self.new = list(answer.tokens[len(answer.tokens) - answer.usage.completion_tokens :])
             self._tokens += self.new
@@ -281,9 +289,12 @@ class Reply:
         first, last = self._answers[0], self._answers[-1]
         made = sum(answer.usage.completion_tokens for answer in self._answers)
         again = sum(answer.timing.prompt + answer.timing.generation for answer in self._answers[1:])
+        ended = "cancelled" if self._cancelled and last.finish_reason == "length" else last.finish_reason
         return replace(
             last,
-            text="".join(self._text),
+            # The engine's own holds placeholders whole that were cut on the screen.
+            text=last.text if self._whole else "".join(self._text),
+            finish_reason=ended,
             tokens=tuple(self._tokens),
             seed=first.seed,
             usage=Usage(first.usage.prompt_tokens, made, first.usage.cached_tokens),
