@@ -209,6 +209,9 @@ class SamplingOptions:
     )
 
 
+NOT_IN_CHAT = ("logprobs",)  # of the sampling options: only a record can show them
+
+
 @dataclass(frozen=True)
 class ChatOptions:
     """How a chat looks and what it does when the context is full."""

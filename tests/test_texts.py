@@ -8,9 +8,8 @@ import pytest
 from conftest import ROOT
 
 from stellar_local import texts
-from stellar_local.chat.dialogue import NOT_IN_CHAT
 from stellar_local.chat.loop import COMMANDS
-from stellar_local.config import ChatOptions, SamplingOptions
+from stellar_local.config import NOT_IN_CHAT, ChatOptions, SamplingOptions
 from stellar_local.spec import specs
 from stellar_local.texts import LANGUAGES, Texts, catalogue, language_of
 

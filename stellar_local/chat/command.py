@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..config import ChatOptions, RuntimeOptions, SamplingOptions
+from ..config import NOT_IN_CHAT, ChatOptions, RuntimeOptions, SamplingOptions
 from ..errors import UsageError
 from ..flags import Setup, options_of, system_option, verbose_option
 
@@ -24,7 +24,7 @@ from ..flags import Setup, options_of, system_option, verbose_option
 @system_option
 @options_of(ChatOptions)
 @options_of(RuntimeOptions)
-@options_of(SamplingOptions, without=["logprobs"])  # which only a record can show
+@options_of(SamplingOptions, without=NOT_IN_CHAT)
 @verbose_option
 def chat(
     model: Path | None,

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..config import ChatOptions, RuntimeOptions, SamplingOptions
+from ..config import NOT_IN_CHAT, ChatOptions, RuntimeOptions, SamplingOptions
 from ..engine import Answer, Grammar
-from ..errors import RequestError, StellarError
+from ..errors import RequestError, StellarError, UsageError
 from ..flags import Setup
 from ..plan.choose import fits_beside
 from ..prompts import Turn, load_template
@@ -24,8 +25,6 @@ from ..spec import Spec, specs
 from ..terminal.terminal import Terminal
 from ..texts import Texts, language_of
 from .conversation import Conversation
-
-NOT_IN_CHAT = ("logprobs",)  # which only a record can show
 
 
 @dataclass
@@ -55,6 +54,10 @@ class Totals:
         return computed / self.prompt_seconds if computed >= 32 and self.prompt_seconds > 0 else None
 
 
+class NoModel(StellarError):
+    """The model is gone, and so the chat must end: another could not be opened, nor the old one again."""
+
+
 @dataclass
 class Dialogue:
     """A conversation and everything that decides how it goes on. `settings` are the values that /set changed, by option
@@ -75,7 +78,8 @@ class Dialogue:
     def __post_init__(self) -> None:
         self.texts = Texts(self.options.ui_lang or language_of())
         self.conversation = Conversation(self.runtime, self.sampling(), self.system, self._overflow())
-        self.used = self.conversation.used()  # tokens of the context; counted once a turn, shown at each key
+        self.used = 0  # tokens of the context; counted once a turn, shown at each key
+        self.count()
 
     # -- settings
 
@@ -95,6 +99,8 @@ class Dialogue:
 
     def set(self, name: str, value: Any) -> None:
         """Change a setting, from the next turn on. Raises UsageError for a wrong value."""
+        if name not in self.settable():
+            raise UsageError(self.texts("chat.no_setting", name=name))
         spec, _ = self.settable()[name]
         unset = value is None and None in spec.words.values()  # as a session's file has it
         self.settings[name] = None if unset else spec.check(value, name)
@@ -126,15 +132,34 @@ class Dialogue:
         return self.options.overflow
 
     def set_template(self, name: str | None) -> None:
-        """Use another template, None for the model's own. Raises UsageError, and the old one stays."""
+        """Use another template, None for the model's own. Raises StellarError, and the old one stays."""
         old, self.runtime.template = self.runtime.template, load_template(name) if name else self.runtime.own_template()
         try:
-            self.runtime.tokens([Turn("a")])  # its special tokens may be none of this model's
+            self._check_template()
         except StellarError:
             self.runtime.template = old
             raise
-        self.template = name
+        file = Path(name) if name else None
+        self.template = str(file.resolve()) if file and file.is_file() else name
         self.conversation.reconsider()
+
+    def set_system(self, line: str | None) -> None:
+        """Use another system line, None for the template's own, "" for none. Raises StellarError, and the old stays."""
+        talk = self.conversation
+        old, talk.system = talk.system, line
+        try:
+            self._check_template()
+        except StellarError:
+            talk.system = old
+            raise
+        talk.reconsider()
+
+    def _check_template(self) -> None:
+        """Render a conversation of two turns: some templates refuse a system line or name tokens that are missing.
+
+        Raises UsageError or RequestError.
+        """
+        self.runtime.tokens([Turn("a", "b"), Turn("c")], self.conversation.system)
 
     def set_structure(self, kind: str, text: str | None) -> None:
         """Let answers follow a JSON schema ("schema") or a GBNF text ("grammar"), or None: neither of them.
@@ -169,12 +194,17 @@ class Dialogue:
         talk = self.conversation
         talk.runtime = self.runtime = new
         self.template = self.setup.runtime.template
+        talk.grammar = None
         if new.vocabulary != old.vocabulary:
             self._forget_tokens()
         talk.sampling, talk.overflow = self.sampling(), self._overflow()
         talk.reconsider()
-        if self.structure:
-            self.set_structure(*self.structure)  # made for a vocabulary
+        if talk.system is not None:  # which the new template may refuse
+            line, talk.system = talk.system, None
+            self.attempt("chat.setting_left", "system", partial(self.set_system, line))
+        if (structure := self.structure) is not None:  # a grammar is made for a vocabulary
+            self.structure = None
+            self.attempt("chat.setting_left", structure[0], partial(self.set_structure, *structure))
 
     def _swap(self, model: Path, options: RuntimeOptions) -> Runtime:
         """Close the old model first, as there is no room for both; open it again if the new one cannot be."""
@@ -185,7 +215,10 @@ class Dialogue:
         try:
             return self.setup.open(model, options)
         except BaseException:
-            self.runtime = self.setup.open(old.model.path, replace(old.options, lora=lora))
+            try:
+                self.runtime = self.setup.open(old.model.path, replace(old.options, lora=lora, level=None))
+            except StellarError as error:
+                raise NoModel(error.message, error.hint) from error
             self.runtime.template = template
             self.conversation.runtime = self.runtime
             self.conversation.reconsider()
@@ -198,7 +231,9 @@ class Dialogue:
 
     def use_adapters(self, texts: Sequence[str]) -> None:
         """Use these FILE:SCALE adapters, and no others."""
-        wanted = dict(map(parse_adapter, texts))
+        wanted: dict[Path, float] = {}
+        for text in texts:
+            self.attempt("chat.setting_left", text, partial(lambda text: wanted.update([parse_adapter(text)]), text))
         runtime = self.runtime
         for name in runtime.adapters:
             if runtime.adapter_path(name).resolve() not in wanted:
@@ -211,13 +246,13 @@ class Dialogue:
         """Change something, or say that it stays as it is."""
         try:
             change()
-        except (StellarError, KeyError) as error:
-            reason = self.said(error) if isinstance(error, StellarError) else ""
-            self.terminal.note(self.texts(key, name=name, reason=reason))
+        except StellarError as error:
+            self.terminal.note(self.texts(key, name=name, reason=self.said(error)))
 
     def count(self) -> None:
         """Count anew what the conversation takes of the context."""
-        self.used = self.conversation.used()
+        with suppress(StellarError):  # a template may refuse what an older session holds: asking will say so
+            self.used = self.conversation.used()
 
     def described(self) -> str:
         """The model in one line: file, context, template."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..errors import StellarError
 from . import about_commands, model_commands, session_commands, turn_commands  # noqa: F401 - they fill the table
 from .answering import ask
+from .dialogue import NoModel
 from .state import Chat
 from .table import COMMANDS, GROUPS, Leave, is_command, message, run_command
 
@@ -37,6 +38,6 @@ def run(chat: Chat) -> None:
                 raise
             terminal.note(chat.texts("chat.interrupted"))
         except StellarError as error:
-            if not terminal.interactive:
+            if not terminal.interactive or isinstance(error, NoModel):
                 raise
             terminal.note(f"[{chat.said(error)}]")

@@ -27,8 +27,7 @@ _OFF = ("off", "none")
 def _system(chat: Chat, rest: str) -> None:
     talk = chat.conversation
     if rest:
-        talk.system = None if rest in _RESET else "" if rest == "none" else rest
-        talk.reconsider()
+        chat.set_system(None if rest in _RESET else "" if rest == "none" else rest)
         chat.save()
     default = getattr(chat.runtime.template, "system_default", "")
     line = talk.system if talk.system is not None else default

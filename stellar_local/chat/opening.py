@@ -5,15 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import ChatOptions, RuntimeOptions
+from ..config import ChatOptions
 from ..errors import UsageError
 from ..flags import Setup
 from ..plan.choose import Choice, describe
 from ..render.markdown import answer_view, warm
-from ..runtime import parse_adapter
 from ..terminal.terminal import PlainTerminal, Terminal, open_terminal
 from ..texts import Texts, language_of
 from .saved import Session
@@ -47,9 +46,9 @@ def open_chat(setup: Setup, wish: Wish) -> Iterator[Chat]:
     texts = Texts(options.ui_lang or language_of())
     with ExitStack() as held:
         store = None if wish.private else Store(sessions_folder(), texts)
-        name, saved = _session(store, wish, texts, held)
         made: list[Chat] = []  # the terminal asks the chat, which is made with the terminal
         terminal = _terminal(made, options, texts, wish)
+        name, saved = _session(store, wish, texts, held, terminal)
         if terminal.interactive:
             warm()  # while the model loads
         if wish.model is None and (saved is None or not saved.model):
@@ -60,7 +59,7 @@ def open_chat(setup: Setup, wish: Wish) -> Iterator[Chat]:
             if terminal.interactive and (line := describe(choice, texts)):
                 terminal.note(line)
 
-        runtime = setup.open(model, _runtime_options(setup.runtime, saved, wish, texts, terminal), tell)
+        runtime = setup.open(model, tell=tell)
         try:
             chat = Chat(
                 setup,
@@ -70,9 +69,9 @@ def open_chat(setup: Setup, wish: Wish) -> Iterator[Chat]:
                 store=store,
                 saving=terminal.interactive or name is not None,
                 system=wish.system,
-                template=runtime.options.template,
                 lock=held.pop_all(),
             )
+            chat.set_template(setup.runtime.template)
         except BaseException:
             runtime.close()
             raise
@@ -80,20 +79,28 @@ def open_chat(setup: Setup, wish: Wish) -> Iterator[Chat]:
     try:
         for note in runtime.notes:
             terminal.note(f"[{note}]")
+        if name is not None:
+            chat.session = saved or Session(name)
+        if saved is not None:
+            chat.adopt(saved, wish.given)
         if terminal.interactive:
             terminal.note(chat.described())
-        if name is not None:
-            _go_on(chat, name, saved, wish)
+        if saved is not None:
+            chat.tell_resumed()
         yield chat
     finally:
         chat.close()
 
 
-def _session(store: Store | None, wish: Wish, texts: Texts, held: ExitStack) -> tuple[str | None, Session | None]:
+def _session(
+    store: Store | None, wish: Wish, texts: Texts, held: ExitStack, terminal: Terminal
+) -> tuple[str | None, Session | None]:
     """The session to go on with, locked: its name, None where there is none, and what is saved of it."""
     if store is None or not (wish.last or wish.session is not None):
         return None, None
     name = store.last() if wish.last else wish.session
+    for problem in store.problems:
+        terminal.note(f"[{problem}]")
     if name is None:
         raise UsageError(texts("chat.no_last"), texts("chat.give_model"))
     name = store.checked(name)
@@ -112,29 +119,3 @@ def _terminal(made: list[Chat], options: ChatOptions, texts: Texts, wish: Wish) 
         history=None if wish.private else sessions_folder().parent / "history",
         keys=lambda: (made[0].options if made else options).keys,
     )
-
-
-def _runtime_options(
-    options: RuntimeOptions, saved: Session | None, wish: Wish, texts: Texts, terminal: Terminal
-) -> RuntimeOptions:
-    """How to open the model: as the session had it, where the command line does not say."""
-    if saved is None:
-        return options
-    if "template" not in wish.given and saved.template:
-        options = replace(options, template=saved.template)
-    if "lora" not in wish.given and saved.lora:
-        there = [text for text in saved.lora if parse_adapter(text)[0].is_file()]
-        for text in sorted(set(saved.lora) - set(there)):
-            terminal.note(texts("chat.lora_missing", path=text))
-        options = replace(options, lora=tuple(there))
-    return options
-
-
-def _go_on(chat: Chat, name: str, saved: Session | None, wish: Wish) -> None:
-    """Take the session's conversation, and its KV memory where that is still good; say so."""
-    if saved is None:
-        chat.session = Session(name)
-        return
-    chat.session = saved
-    chat.adopt(saved, wish.given)
-    chat.tell_resumed()

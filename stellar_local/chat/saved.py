@@ -96,6 +96,7 @@ class Session:
     lora: list[str] = field(default_factory=list)
     schema: str | None = None
     grammar: str | None = None
+    dropped: int = 0  # the oldest turns that the last prompt left out
     turns: list[SavedTurn] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
@@ -149,6 +150,7 @@ _SESSION_FIELDS: dict[str, Callable[[Any], bool]] = {
     "lora": lambda value: isinstance(value, list) and all(map(_is_text, value)),
     "schema": _is_text_or_none,
     "grammar": _is_text_or_none,
+    "dropped": lambda value: type(value) is int and value >= 0,
     "turns": lambda value: isinstance(value, list),
 }
 _NEEDED = {"created", "updated", "turns"}

@@ -42,21 +42,27 @@ class Chat(Dialogue):
             return None
         return self.store.kv_path(self.session.name)
 
-    def save(self) -> None:
-        """Save the session, after a turn; what cannot be saved is told once, and the chat goes on."""
+    def save(self) -> bool:
+        """Save the session, after a turn; false if it cannot be. That is told once, and the chat goes on; a script,
+        which asked for a session by its name, ends: raises StellarError.
+        """
         if self.store is None or not self.saving or (self.session is None and not self.conversation.turns):
-            return
+            return True
         try:
             if self.session is None:
                 self.begin(self.store.new_name())
             assert self.session is not None
             self.session = self.as_session()
             self.store.save(self.session)
-            self._told = False
         except StellarError as error:
+            if not self.terminal.interactive:
+                raise
             if not self._told:
                 self.terminal.note(self.texts("chat.not_saved", reason=self.said(error)))
             self._told = True
+            return False
+        self._told = False
+        return True
 
     def begin(self, name: str) -> None:
         """Go on under a session's name, which nobody else may have open. Raises StellarError."""
@@ -68,8 +74,10 @@ class Chat(Dialogue):
         self.session = replace(self.session or Session(name), name=name)
 
     def leave_session(self) -> None:
-        """Go on in no session: the next turn that is kept begins a new one."""
+        """Go on in no session: the next turn that is kept begins a new one, where a person is at the keyboard."""
         self.session = None
+        self.saving = self.terminal.interactive
+        self.attached.clear()
         self.lock.close()
 
     def as_session(self) -> Session:
@@ -84,49 +92,75 @@ class Chat(Dialogue):
             vocabulary=self.runtime.vocabulary,
             template=self.template,
             system=self.conversation.system,
-            settings={name: _plain(value) for name, value in self.settings.items()},
-            lora=[f"{self.runtime.adapter_path(name).resolve()}:{scale:g}" for name, scale in adapters],
+            settings={name: _stored(value) for name, value in self.settings.items()},
+            lora=[f"{self.runtime.adapter_path(name).resolve()}:{scale!r}" for name, scale in adapters],
             schema=text if kind == "schema" else None,
             grammar=text if kind == "grammar" else None,
+            dropped=self.conversation.dropped,
             turns=self.conversation.turns,
         )
 
     def open_session(self, name: str) -> None:
         """Go on with a saved session, with its turns and its settings. Raises StellarError, and all is as before."""
         assert self.store is not None
-        session = self.store.load(name)
-        self.begin(name)
-        self.saving = True
+        lock = ExitStack()
+        lock.enter_context(self.store.lock(name))  # before it is read: another process may be writing it
+        try:
+            session = self.store.load(name)
+        except BaseException:
+            lock.close()
+            raise
+        self.lock.close()
+        self.lock, self.session, self.saving = lock, session, True
+        self.attached.clear()
         self.settings.clear()
+        self.apply()
+        self.set_structure("", None)
         self.adopt(session)
-        self.session = session
 
     def adopt(self, session: Session, keep: Collection[str] = ()) -> None:
-        """Take another conversation's turns and settings, but for those named in `keep`, which stay as they are."""
+        """Take another conversation's turns and settings, but for those named in `keep`, which stay as they are.
+
+        What of them cannot be used here is said, and left out.
+        """
         talk = self.conversation
         talk.turns = session.turns
-        if session.vocabulary != self.runtime.vocabulary:
+        same = session.vocabulary == self.runtime.vocabulary
+        if not same or any(token >= self.runtime.model.n_vocab for turn in talk.turns for token in turn.tokens):
             self._forget_tokens()
-        if "system" not in keep:
-            talk.system = session.system
         for name, value in session.settings.items():
             if name not in keep:
                 self.attempt("chat.setting_left", name, partial(self.set, name, value))
-        if "template" not in keep and session.template != self.template:
+        if "template" not in keep and same and session.template != self.template:
             self.attempt("chat.setting_left", "template", partial(self.set_template, session.template))
+        if "system" not in keep:
+            talk.system = None
+            self.attempt("chat.setting_left", "system", partial(self.set_system, session.system))
         if "lora" not in keep:
             self.use_adapters(session.lora)
         for kind, text in (("schema", session.schema), ("grammar", session.grammar)):
             if text is not None:
                 self.attempt("chat.setting_left", kind, partial(self.set_structure, kind, text))
         talk.reconsider()
+        self.attempt("chat.setting_left", "dropped", partial(self._leave_out, session.dropped))
+        self.count()
+
+    def _leave_out(self, turns: int) -> None:
+        """Leave the oldest turns out again, if not all of them fit: what is in the KV file begins after them."""
+        talk = self.conversation
+        if len(talk.tokens(talk.turns, None)) > self.runtime.engine.longest:
+            talk.dropped = min(turns, len(talk.turns))
 
     def restore_memory(self) -> int:
         """Read the KV memory of the session back, if it is still good; returns how many tokens that spares."""
         if (file := self.kv_file) is None or not self.conversation.turns:
             return 0
-        tokens = list(self.conversation.tokens(self.conversation.turns, None))
-        return KVCache(file, self.runtime, self.options.kv_cache << 20).restore(tokens, self.runtime.adapter_set())
+        talk = self.conversation
+        try:
+            tokens = talk.tokens(talk.turns[talk.dropped :], None)
+            return KVCache(file, self.runtime, self.options.kv_cache << 20).restore(tokens, self.runtime.adapter_set())
+        except StellarError:  # it is there to save time only
+            return 0
 
     def tell_resumed(self) -> None:
         """Restore the KV memory, and say what there is to go on with."""
@@ -145,22 +179,24 @@ class Chat(Dialogue):
         if (file := self.kv_file) is None or not self.conversation.turns:
             return
         talk = self.conversation
-        tokens = list(talk.tokens(talk.turns[talk.dropped :], None))
-        KVCache(file, self.runtime, self.options.kv_cache << 20).save(
-            tokens, self.runtime.adapter_set(), self.totals.prompt_speed
-        )
+        cache = KVCache(file, self.runtime, self.options.kv_cache << 20)
+        try:
+            tokens = talk.tokens(talk.turns[talk.dropped :], None)
+            cache.save(tokens, self.runtime.adapter_set(), self.totals.prompt_speed)
+        except StellarError as error:
+            self.terminal.note(self.texts("chat.memory_not_kept", reason=self.said(error)))
 
     def close(self) -> None:
         """Keep the KV memory, free the model and the session's lock."""
         try:
             self.keep_memory()
-        except StellarError as error:
-            self.terminal.note(self.texts("chat.memory_not_kept", reason=self.said(error)))
         finally:
             self.lock.close()
             self.runtime.close()
 
 
-def _plain(value: Any) -> Any:
-    """A setting as JSON has it."""
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+def _stored(value: Any) -> Any:
+    """A setting as JSON has it: a list for a tuple, and for biases an object."""
+    if isinstance(value, tuple) and value and isinstance(value[0], tuple):
+        return {str(token): bias for token, bias in value}
+    return list(value) if isinstance(value, tuple) else value
