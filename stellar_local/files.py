@@ -80,9 +80,14 @@ def exclusive(lock: Path, what: Path) -> Iterator[None]:
 
 def regular_target(path: Path) -> Path:
     """Where writing to `path` ends up: a symbolic link is followed. Raises StellarError for what is no regular file."""
+    try:
+        there = path.exists()
+    except (OSError, ValueError) as error:
+        found = error if isinstance(error, OSError) else OSError(22, "No file can have this name")
+        raise explain(found, path, "write") from error
     if path.is_dir():
         raise explain(IsADirectoryError(21, "Is a directory"), path, "write")
-    if path.exists() and not path.is_file():  # asked before a link is followed: /dev/stdout leads to no path
+    if there and not path.is_file():  # asked before a link is followed: /dev/stdout leads to no path
         raise StellarError(f"cannot write {path}: it is a device or a pipe", "give the path of a file")
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
@@ -153,9 +158,25 @@ def ensure_folder(path: Path) -> Path:
     return path
 
 
+def expanded(text: str) -> Path:
+    """A path as a person types it, with ~ for a home folder; as it is where nobody has that name."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path leads to something: not where it could be none, as it is too long or holds a NUL."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def require_file(path: Path, what: str, hint: str = "") -> Path:
     """Return `path` if it is a readable file, else raise ModelError naming `what` it should have been."""
-    if not path.exists():
+    if not is_there(path):
         raise ModelError(f"{what} not found: {path}", hint or "check the path")
     if not path.is_file():
         raise ModelError(f"{what} is not a file: {path}", hint)
@@ -174,12 +195,14 @@ def require_folder(path: Path, what: str, hint: str = "") -> Path:
 
 
 def read_text(path: Path, what: str) -> str:
-    """Read a UTF-8 text file (a byte-order mark is dropped). Raises StellarError."""
+    """Read a UTF-8 text file (a byte-order mark is dropped). Raises StellarError, also for what is no file."""
     try:
+        if is_there(path) and not path.is_file():  # a device or a pipe may never end
+            raise StellarError(f"{what} is not a file: {path}", "give the path of a file")
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise StellarError(f"{what} is not UTF-8 text: {path} (byte {error.start})", "save it as UTF-8") from error
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         raise StellarError(f"{what} not found: {path}", "check the path") from error
     except OSError as error:
         raise explain(error, path, "read") from error

@@ -17,10 +17,11 @@ from .chat_template import ChatTemplate
 from .config import RuntimeOptions, SamplingOptions, model_defaults
 from .engine import Engine, Grammar, Request, Structures
 from .errors import RequestError, UsageError
+from .files import is_there
 from .native.adapter import Adapter
 from .native.context import Context
 from .native.model import ALL_LAYERS, Model
-from .prompts import BOS, EOS, Renderer, Special, Text, Turn, load_template, parse_template, token_ids
+from .prompts import BOS, EOS, Renderer, Special, Text, Turn, load_template, merged, parse_template, token_ids
 
 DEFAULT_CONTEXT = 4096  # tokens, where nobody says otherwise
 _MOST_SCALE = 100  # of a LoRA adapter; beyond, numbers overflow
@@ -45,7 +46,7 @@ def parse_adapter(text: str) -> tuple[Path, float]:
     """FILE[:SCALE] as file and scale. Raises UsageError for a scale that is out of range."""
     head, colon, tail = text.rpartition(":")
     try:
-        path, scale = (Path(head), float(tail)) if colon and not Path(text).exists() else (Path(text), 1.0)
+        path, scale = (Path(head), float(tail)) if colon and not is_there(Path(text)) else (Path(text), 1.0)
     except ValueError:
         path, scale = Path(text), 1.0  # a colon of the path's own, as in C:\\adapter.gguf
     return path, checked_scale(scale, f"--lora {text}: the scale")
@@ -141,9 +142,12 @@ class Runtime:
         self.notes.append(f"this model brings no chat template; using {FALLBACK_TEMPLATE} (choose with --template)")
         return load_template(FALLBACK_TEMPLATE)
 
-    def tokens(self, turns: Sequence[Turn], system: str | None = None) -> tuple[int, ...]:
-        """A conversation as the token ids of its prompt, BOS included where template and model want it."""
-        segments = self.template.render(turns, system)
+    def tokens(self, turns: Sequence[Turn], system: str | None = None, begun: str = "") -> tuple[int, ...]:
+        """A conversation as the token ids of its prompt, BOS included where template and model want it.
+
+        `begun` is the beginning of the answer, which follows the prompt.
+        """
+        segments = merged([*self.template.render(turns, system), Text(begun)])
         ids = token_ids(segments, self.model.tokenize, self.special)
         bos, wanted = self.model.bos, self.template.add_bos
         if (self.model.add_bos if wanted is None else wanted) and bos is not None and ids[:1] != [bos]:

@@ -114,12 +114,12 @@ class Conversation:
 
     # -- what the model reads
 
-    def tokens(self, turns: Sequence[SavedTurn], question: str | None) -> tuple[int, ...]:
-        """The prompt of some turns and, unless it is None, a question after them."""
+    def tokens(self, turns: Sequence[SavedTurn], question: str | None, begun: str = "") -> tuple[int, ...]:
+        """The prompt of some turns and, unless it is None, a question after them, with the answer's beginning."""
         rendered = [Turn(turn.question, turn.answer, tokens=tuple(turn.tokens)) for turn in turns]
         if question is not None:
             rendered.append(Turn(question))
-        return self.runtime.tokens(rendered, self.system) if rendered else ()
+        return self.runtime.tokens(rendered, self.system, begun) if rendered else ()
 
     def used(self) -> int:
         """Tokens of the context that the conversation takes."""
@@ -142,10 +142,11 @@ class Conversation:
         meant = [*self.tokens(turns, question), *begun]
         if self.overflow == "error":
             return Fitted(meant, meant)
-        return self._shifted(turns, meant, room, wanted)
+        return self._shifted(turns, meant, len(begun), room, wanted)
 
     def _dropped(self, turns: Sequence[SavedTurn], question: str, begun: list[int], room: int, wanted: int) -> Fitted:
-        first = min(self.dropped, len(turns))
+        # Before an earlier turn there is room again for what was left out.
+        first = min(self.dropped, len(turns)) if len(turns) >= len(self.turns) - 1 else 0
         prompt = [*self.tokens(turns[first:], question), *begun]
         before = first
         if len(prompt) + wanted > room and first < len(turns):
@@ -162,16 +163,19 @@ class Conversation:
             prompt = [*self.tokens(turns[first:], question), *begun]
         return Fitted(prompt, prompt, first, Overflow(turns=first - before) if first > before else None)
 
-    def _shifted(self, turns: Sequence[SavedTurn], meant: list[int], room: int, wanted: int) -> Fitted:
-        known = len(self._meant)
-        if known and meant[:known] == self._meant:
-            read, old = [*self._read, *meant[known:]], len(self._read)
-        else:  # the last question is never cut
-            read, old = meant, _common(meant, self.tokens(turns, "")) if turns else 0
+    def _shifted(self, turns: Sequence[SavedTurn], meant: list[int], begun: int, room: int, wanted: int) -> Fitted:
+        kept, gone = self.system_tokens(), len(self._meant) - len(self._read)
+        shared = _common(meant, self._meant)
+        if shared < kept + gone:  # what was shifted out is not what stands there now
+            read, gone = meant, 0
+        else:
+            read = [*self._read[: shared - gone], *meant[shared:]]
+        # The last question is never cut; an answer that fills the context by itself is.
+        asked = _common(meant, self.tokens(turns, "")) - gone if turns else 0
+        old = len(read) if begun and len(read) - asked > room // 2 else asked
         excess = len(read) + wanted - room
         if excess <= 0:
             return Fitted(read, meant)
-        kept = self.system_tokens()
         count = min(max(excess, (old - kept) // 2), old - kept)
         if count <= 0:
             return Fitted(read, meant)  # the engine says whether it fits at all
@@ -201,7 +205,7 @@ class Reply:
         self._conversation, self.question, self.at = conversation, question, at
         self._turns = conversation.turns[:at]
         self._text = [base.answer] if base else []
-        self._tokens = list(base.tokens or _retold(conversation, base.answer)) if base else []
+        self._tokens = list(base.tokens or self._retold(base)) if base else []
         self._earlier = len(self._tokens)  # tokens of the answer that earlier replies gave
         self._answers: list[Answer] = []
         self._taken: Stream | None = None  # whose answer is among them already
@@ -209,6 +213,13 @@ class Reply:
         self._cancelled = False
         self.overflows: list[Overflow] = []
         self.stream = self._submit()
+
+    def _retold(self, base: SavedTurn) -> Sequence[int]:
+        """The tokens of an answer that are not known as they were given: those of its text behind the prompt."""
+        talk = self._conversation
+        prompt = talk.tokens(self._turns, base.question)
+        whole = talk.tokens(self._turns, base.question, base.answer)
+        return whole[len(prompt) :] if whole[: len(prompt)] == prompt else talk.runtime.model.tokenize(base.answer)
 
     def _submit(self) -> Stream:
         talk, left = self._conversation, self._left()
@@ -300,11 +311,6 @@ class Reply:
             usage=Usage(first.usage.prompt_tokens, made, first.usage.cached_tokens),
             timing=Timing(first.timing.queued, first.timing.prompt, first.timing.generation + again),
         )
-
-
-def _retold(conversation: Conversation, answer: str) -> list[int]:
-    """The tokens of an answer that are not known as they were given."""
-    return conversation.runtime.model.tokenize(answer)
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:

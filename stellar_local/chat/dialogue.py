@@ -174,7 +174,7 @@ class Dialogue:
             return self.runtime.structure(None, text)
         try:
             schema = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RequestError("invalid_schema", self.texts("chat.no_json", reason=error)) from error
         if not isinstance(schema, (dict, bool)):
             raise RequestError("invalid_schema", self.texts("chat.no_schema"))

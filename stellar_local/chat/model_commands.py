@@ -5,13 +5,14 @@ Each takes effect on the next turn; what fails leaves all as it was.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..errors import StellarError
-from ..files import read_text
+from ..files import expanded, is_there, read_text
 from ..prompts import template_names
 from ..runtime import parse_adapter
 from ..spec import Spec
@@ -110,7 +111,7 @@ def _seed(chat: Chat, rest: str) -> None:
 )
 def _template(chat: Chat, rest: str) -> None:
     if rest:
-        chat.set_template(None if rest in _RESET else str(Path(rest).expanduser()))
+        chat.set_template(None if rest in _RESET else str(expanded(rest)))
         chat.save()
     chat.terminal.note(chat.texts("chat.template", name=chat.runtime.template.name))
     if not rest:
@@ -128,10 +129,10 @@ def _lora(chat: Chat, rest: str) -> None:
     if rest:
         head, _, tail = rest.rpartition(" ")
         path, scale = parse_adapter(rest)
-        if head and (tail in _OFF or _is_number(tail)) and not Path(rest).expanduser().exists():
+        if head and (tail in _OFF or _is_number(tail)) and not is_there(expanded(rest)):
             path, scale = Path(head), 0.0 if tail in _OFF else float(tail)
         named = str(path) in chat.runtime.adapters
-        chat.runtime.load_adapter(chat.runtime.adapter_path(str(path)) if named else path.expanduser(), scale)
+        chat.runtime.load_adapter(chat.runtime.adapter_path(str(path)) if named else expanded(str(path)), scale)
         chat.conversation.reconsider()
         chat.save()
     if not chat.runtime.adapters:
@@ -165,7 +166,7 @@ def _model(chat: Chat, rest: str) -> None:
 
 @command("/schema", "[FILE|JSON|off]", files(".json"))
 def _schema(chat: Chat, rest: str) -> None:
-    _structured(chat, "schema", rest, "{")
+    _structured(chat, "schema", rest, r"\{|(true|false)$")
 
 
 @command("/grammar", "[FILE|GBNF|off]", files(".gbnf"))
@@ -174,12 +175,12 @@ def _grammar(chat: Chat, rest: str) -> None:
 
 
 def _structured(chat: Chat, kind: str, rest: str, begins: str) -> None:
-    """Take a schema or a grammar from the line, where it begins like one, or from a file."""
+    """Take a schema or a grammar from the line, where it begins as this pattern says, or from a file."""
     if rest in _OFF:
         chat.set_structure(kind, None)
         chat.save()
     elif rest:
-        text = rest if rest.startswith(begins) and not Path(rest[:200]).exists() else ""
+        text = rest if re.match(begins, rest) and not is_there(Path(rest)) else ""
         chat.set_structure(kind, text or read_text(split_path(rest)[0], chat.texts("chat.the_file")))
         chat.save()
     if chat.structure is None:

@@ -71,7 +71,8 @@ def open_chat(setup: Setup, wish: Wish) -> Iterator[Chat]:
                 system=wish.system,
                 lock=held.pop_all(),
             )
-            chat.set_template(setup.runtime.template)
+            if setup.runtime.template:
+                chat.set_template(setup.runtime.template)
         except BaseException:
             runtime.close()
             raise

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from ..console import fitted
 from ..errors import StellarError
+from ..files import expanded, is_there
 from .clipboard import copy
 from .export import export, read_export
 from .reading import split_path
@@ -57,7 +58,7 @@ def _load(chat: Chat, rest: str) -> None:
             chat.open_session(normal_name(rest))
     else:
         path, _ = split_path(rest)
-        if not path.exists():
+        if not is_there(path):
             raise StellarError(chat.texts("chat.no_session", name=rest), chat.texts("chat.see_sessions"))
         session = read_export(path, chat.texts)
         chat.leave_session()
@@ -116,8 +117,9 @@ def _export(chat: Chat, rest: str) -> None:
     force = words[-1] == "force" and len(words) > 1
     words = words[:-1] if force else words
     kind = words.pop() if len(words) > 1 and words[-1] in ("md", "json", "sharegpt") else None
-    path, _ = split_path(" ".join(words))
-    if not words[0]:
+    name = " ".join(words)
+    path = split_path(name)[0] if name[:1] in ("'", '"') else expanded(name)
+    if not name:
         raise StellarError(chat.texts("chat.no_file"))
     if not chat.conversation.turns:
         raise StellarError(chat.texts("chat.no_turns"))

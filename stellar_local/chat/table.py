@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..errors import StellarError
+from ..files import expanded
 from ..terminal.terminal import Suggestion
 from ..texts import Texts
 from .state import Chat
@@ -129,10 +129,10 @@ def files(*suffixes: str) -> Complete:
         if len(words) > 1:
             return []
         head, _, _ = words[0].rpartition("/")
-        folder = Path(head + "/" if head or words[0].startswith("/") else ".").expanduser()
+        folder = expanded(head + "/" if head or words[0].startswith("/") else ".")
         try:
             entries = sorted(folder.iterdir())
-        except OSError:
+        except (OSError, ValueError):
             return []
         prefix = words[0][: len(words[0]) - len(words[0].rpartition("/")[2])]
         return [

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ..errors import StellarError
 from .answering import answer, ask
+from .reading import read_message_file, split_path
 from .saved import SavedTurn
 from .state import Chat
 from .table import command, files, number
@@ -77,8 +78,6 @@ def _history(chat: Chat, rest: str) -> None:
 @command("/read", "FILE [QUESTION]", files())
 def _read(chat: Chat, rest: str) -> None:
     """A file's text comes before the question; without one, before the next message."""
-    from .reading import read_message_file, split_path
-
     path, question = split_path(rest)
     text = read_message_file(chat, path)
     chat.attached.append(text)

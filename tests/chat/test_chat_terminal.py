@@ -164,7 +164,7 @@ def test_an_orderly_end_keeps_the_answer_in_hand(
 
 
 def test_what_is_typed_during_an_answer_waits(open_pty: Open, spm_model: Path) -> None:
-    terminal = open_pty(spm_model, "--temperature", "1.5", "--min-p", "0", "--seed", "1", "--max-tokens", "400")
+    terminal = open_pty(spm_model, "--temperature", "1.5", "--min-p", "0", "--seed", "1", "--overflow", "shift")
     terminal.wait_for("/help")
     say(terminal, "/set logit_bias 2=-100", "logit_bias = 2=-100")
     terminal.type("go on\r")
