@@ -197,7 +197,7 @@ def require_folder(path: Path, what: str, hint: str = "") -> Path:
 def read_text(path: Path, what: str) -> str:
     """Read a UTF-8 text file (a byte-order mark is dropped). Raises StellarError, also for what is no file."""
     try:
-        if is_there(path) and not path.is_file():  # a device or a pipe may never end
+        if is_there(path) and not path.is_file() and not path.is_dir():  # a device or a pipe may never end
             raise StellarError(f"{what} is not a file: {path}", "give the path of a file")
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -29,6 +29,8 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     monkeypatch.setenv("STELLAR_CONFIG", str(tmp_path_factory.getbasetemp() / "no-such-config.toml"))
     monkeypatch.setenv("STELLAR_DATA", str(tmp_path_factory.mktemp("data")))
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    for name in ("TMUX", "TERM_PROGRAM", "VTE_VERSION", "NO_COLOR"):  # of the terminal that the tests run in
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -17,15 +17,17 @@ _PATIENCE = 0.3  # seconds until the first piece, after which the reading of the
 def ask(chat: Chat, text: str) -> None:
     """Send a message, behind the files that were read for it, and show the answer.
 
-    Raises RequestError if it does not fit; the files then stay for the next try.
+    Raises RequestError if it does not fit. If nothing is kept of it, files and message stay for the next try.
     """
     message = "\n\n".join([*chat.attached, text])
-    answer(chat, chat.conversation.ask(message))
-    chat.attached.clear()
+    if answer(chat, chat.conversation.ask(message)):
+        chat.attached.clear()
+    else:
+        chat.draft = text
 
 
-def answer(chat: Chat, reply: Reply) -> None:
-    """Show a reply as it comes, keep it, save the session.
+def answer(chat: Chat, reply: Reply) -> bool:
+    """Show a reply as it comes, keep it, save the session; false if it was empty, and nothing was kept.
 
     Ctrl-C stops the answer and keeps what came; without a person at the keyboard it is passed on, and so is the end
     of the program, once what came is saved.
@@ -57,6 +59,7 @@ def answer(chat: Chat, reply: Reply) -> None:
             chat.totals.add(chat.last)
             kept = chat.conversation.keep(reply)
             if kept:
+                chat.unsaved = True
                 with suppress(OSError):
                     chat.save()
     if ending is not None and not (isinstance(ending, KeyboardInterrupt) and terminal.interactive):
@@ -69,6 +72,7 @@ def answer(chat: Chat, reply: Reply) -> None:
     elif chat.last.finish_reason == "length":
         chosen = chat.last.usage.completion_tokens == chat.conversation.sampling.max_tokens
         terminal.note(chat.texts("chat.cut_by_choice" if chosen else "chat.cut_by_context"))
+    return kept
 
 
 @contextmanager

@@ -68,7 +68,7 @@ class Conversation:
 
     def _last(self) -> SavedTurn:
         if not self.turns:
-            raise RequestError("no_turn", "there is no question yet", "ask one first")
+            raise RequestError("no_question", "there is no question yet", "ask one first")
         return self.turns[-1]
 
     def undo(self, count: int = 1) -> list[SavedTurn]:

@@ -183,7 +183,9 @@ class Dialogue:
     # -- the model
 
     def change_model(self, model: Path) -> None:
-        """Go on with another model. Raises ModelError or UsageError, and the old one goes on."""
+        """Go on with another model, with the template and the adapters of the start. Raises ModelError or UsageError,
+        and the old one goes on; NoModel if that is gone as well.
+        """
         options = replace(self.setup.runtime, level=None, lora=())
         old = self.runtime
         if fits_beside(model, options):

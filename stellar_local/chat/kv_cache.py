@@ -39,7 +39,6 @@ class KVCache:
 
     def __init__(self, path: Path, runtime: Runtime, limit: int) -> None:
         self._path, self._engine, self._limit = path, runtime.engine, limit
-        self._known: dict[tuple[Path, int, int], str] = {}  # identities of files, which are read once
 
     def save(self, tokens: Sequence[int], adapters: Adapters = (), prompt_speed: float | None = None) -> int:
         """Write what is in memory of these tokens, computed with these adapters; returns the file's bytes, 0 for none.
@@ -128,18 +127,15 @@ class KVCache:
         another file then: that costs computing once, where a mistake would cost wrong answers. Raises StellarError if
         the file is not the one that was loaded any more.
         """
-        key = header.path, header.file_size, header.changed
-        if key not in self._known:
-            size, changed, digest = sampled(header.path)
-            if (size, changed) != key[1:]:
-                raise StellarError(f"{header.path} has changed since it was loaded")
-            try:
-                with header.path.open("rb") as file:
-                    head = hashlib.sha256(file.read(header.data_start)).hexdigest()
-            except OSError as error:
-                raise explain(error, header.path, "read") from error
-            self._known[key] = f"{size} {changed} {digest} {head}"
-        return self._known[key]
+        size, changed, digest = sampled(header.path)
+        if (size, changed) != (header.file_size, header.changed):
+            raise StellarError(f"{header.path} has changed since it was loaded")
+        try:
+            with header.path.open("rb") as file:
+                head = hashlib.sha256(file.read(header.data_start)).hexdigest()
+        except OSError as error:
+            raise explain(error, header.path, "read") from error
+        return f"{size} {changed} {digest} {head}"
 
 
 def _seal(path: Path, trailer: bytes) -> int:

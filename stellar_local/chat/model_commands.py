@@ -153,12 +153,18 @@ def _is_number(text: str) -> bool:
 def _model(chat: Chat, rest: str) -> None:
     if rest:
         path, _ = split_path(rest)
+        adapters = [name for name, scale in chat.runtime.adapters.items() if scale]
+        template = chat.template
         chat.terminal.progress(chat.texts("chat.loading", path=path))
         try:
             chat.change_model(path)
         finally:
             chat.terminal.progress("")
         chat.save()
+        if adapters:
+            chat.terminal.note(chat.texts("chat.adapters_left", names=", ".join(adapters)))
+        if template and template != chat.template:
+            chat.terminal.note(chat.texts("chat.template_left", name=template))
         for note in chat.runtime.notes:
             chat.terminal.note(note)
     chat.terminal.note(chat.described())

@@ -59,7 +59,8 @@ def open_chat(setup: Setup, wish: Wish) -> Iterator[Chat]:
             if terminal.interactive and (line := describe(choice, texts)):
                 terminal.note(line)
 
-        runtime = setup.open(model, tell=tell)
+        with terminal.answering():  # what is typed meanwhile is for the prompt
+            runtime = setup.open(model, tell=tell)
         try:
             chat = Chat(
                 setup,

@@ -39,10 +39,9 @@ def _save(chat: Chat, rest: str) -> None:
     name = store.checked(rest) if rest else ""
     if name and (chat.session is None or name != chat.session.name):
         if store.exists(name):
-            raise StellarError(chat.texts("chat.session_exists", name=name))
+            raise StellarError(chat.texts("sessions.exists", name=name))
         chat.begin(name)
-    chat.save()
-    if chat.session is not None:
+    if chat.save() and chat.session is not None:
         chat.terminal.note(chat.texts("chat.saved", name=chat.session.name, folder=store.folder))
 
 
@@ -61,6 +60,8 @@ def _load(chat: Chat, rest: str) -> None:
         if not is_there(path):
             raise StellarError(chat.texts("chat.no_session", name=rest), chat.texts("chat.see_sessions"))
         session = read_export(path, chat.texts)
+        if not session.turns:
+            raise StellarError(chat.texts("chat.no_turns_in", path=path))
         chat.leave_session()
         # Its model, adapters and settings are another machine's, perhaps another person's.
         chat.adopt(Session("", system=session.system, turns=session.turns), keep=("template", "lora"))

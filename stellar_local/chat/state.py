@@ -33,6 +33,7 @@ class Chat(Dialogue):
     lock: ExitStack = field(default_factory=ExitStack)  # holds the session's lock
     attached: list[str] = field(default_factory=list)  # files that /read put before the next message
     draft: str = ""  # what the next prompt begins with
+    unsaved: bool = False  # whether a turn was kept since it was last saved
     _told: bool = False  # that it cannot be saved
 
     @property
@@ -61,7 +62,7 @@ class Chat(Dialogue):
                 self.terminal.note(self.texts("chat.not_saved", reason=self.said(error)))
             self._told = True
             return False
-        self._told = False
+        self._told = self.unsaved = False
         return True
 
     def begin(self, name: str) -> None:
@@ -189,6 +190,8 @@ class Chat(Dialogue):
     def close(self) -> None:
         """Keep the KV memory, free the model and the session's lock."""
         try:
+            if self.unsaved:
+                self.save()
             self.keep_memory()
         finally:
             self.lock.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from ..errors import StellarError
@@ -48,6 +49,7 @@ class Command:
     run: Run
     complete: Complete
     group: str  # one of GROUPS
+    types: bool = False  # whether it needs the keyboard while it runs
 
     @property
     def usage(self) -> str:
@@ -66,11 +68,13 @@ def nothing(chat: Chat, words: list[str]) -> Iterable[str]:
     return ()
 
 
-def command(name: str, arguments: str = "", complete: Complete = nothing) -> Callable[[Run], Run]:
+def command(name: str, arguments: str = "", complete: Complete = nothing, types: bool = False) -> Callable[[Run], Run]:
     """A decorator that puts a function into the table. It gets the chat and the rest of the line, stripped."""
 
     def add(run: Run) -> Run:
-        COMMANDS[name] = Command(name, arguments, run, complete, run.__module__.rpartition(".")[2].partition("_")[0])
+        COMMANDS[name] = Command(
+            name, arguments, run, complete, run.__module__.rpartition(".")[2].partition("_")[0], types
+        )
         return run
 
     return add
@@ -101,7 +105,11 @@ def run_command(chat: Chat, line: str) -> None:
         raise StellarError(
             chat.texts("chat.unknown", name=name), chat.texts("chat.similar", names=", ".join(close or ["/help"]))
         )
-    found.run(chat, line.strip()[len(name) :].strip())
+    rest = line.strip()[len(name) :].strip()
+    if rest and not found.arguments:
+        raise StellarError(chat.texts("chat.no_argument", name=found.name))
+    with nullcontext() if found.types else chat.terminal.answering():
+        found.run(chat, rest)
 
 
 def suggestions(chat: Chat, line: str) -> list[Suggestion]:

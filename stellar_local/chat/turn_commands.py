@@ -44,7 +44,7 @@ def _continue(chat: Chat, rest: str) -> None:
     answer(chat, chat.conversation.go_on())
 
 
-@command("/edit", "[N [TEXT]]", _turn_numbers)
+@command("/edit", "[N [TEXT]]", _turn_numbers, types=True)
 def _edit(chat: Chat, rest: str) -> None:
     """Without a number, the editor writes the next message; with one, that turn's question, which is asked again."""
     which, _, text = rest.partition(" ")

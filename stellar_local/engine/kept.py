@@ -58,7 +58,7 @@ class Kept:
     def save(
         self, path: Path, tokens: Sequence[int], adapters: Adapters, worth: Callable[[int, int], bool] | None = None
     ) -> int:
-        """Write the sequence that begins with most of these tokens to a file, whole; returns how many it holds.
+        """Write what is in memory of these tokens to a file, and forget what follows there; returns how many they are.
 
         0, and nothing is written, if none does, or `worth` says no to the number of those tokens and the file's size in
         bytes, or cells are still to be copied. Raises StellarError where it cannot be written.
@@ -66,11 +66,11 @@ class Kept:
         sequence, shared = self._longest(tokens, adapters)
         if not shared or not self._context.settled:
             return 0
+        self._memory.truncate(sequence, shared)  # what was taken back is nobody's business any more
         if worth and not worth(shared, state.size(self._context, sequence)):
             return 0
-        held = self._memory.tokens[sequence]
-        state.save(self._context, sequence, path, held)
-        return len(held)
+        state.save(self._context, sequence, path, self._memory.tokens[sequence])
+        return shared
 
     def restore(self, path: Path, tokens: Sequence[int], adapters: Adapters) -> int:
         """Take up from a file what it holds of these tokens; returns how many of them are in memory then.

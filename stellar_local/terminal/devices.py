@@ -23,13 +23,16 @@ from prompt_toolkit.renderer import Renderer
 from prompt_toolkit.utils import get_bell_environment_variable, get_term_environment_variable
 
 _PASTE, _PASTED = "\x1b[200~", "\x1b[201~"
+# Variables of terminals that mark pastes; others do as well, and show it with the first.
+_MARKERS = ("TMUX", "TERM_PROGRAM", "VTE_VERSION", "KITTY_WINDOW_ID", "WT_SESSION", "ALACRITTY_WINDOW_ID")
 _PAUSE = 0.01  # seconds between two keys that no typist stays under
 
 
 class KeyReader(PosixStdinReader):
     """The terminal's bytes as text. Bytes that are no UTF-8 become U+FFFD.
 
-    Lines that come faster than anyone types are a paste in a terminal that does not mark pastes: it is marked here.
+    Lines that come faster than anyone types are a paste in a terminal that does not mark pastes: it is marked here. Not
+    where the terminal marks them, as far as that is known: there they are keys that a slow line delivered together.
     """
 
     def __init__(self, keyboard: int) -> None:
@@ -38,6 +41,7 @@ class KeyReader(PosixStdinReader):
         self.idle = False  # the last read gave nothing
         self._in_paste = False
         self._recent = ""
+        self._marks = any(os.environ.get(name) for name in _MARKERS)
 
     def read(self, count: int = 1024) -> str:
         text = super().read(count)
@@ -46,6 +50,8 @@ class KeyReader(PosixStdinReader):
             return text
         if self.typed_ahead:  # each line a message of its own; Enter was a line feed while the terminal was as usual
             return text.replace("\n", "\r")
+        if self._marks:
+            return text.replace("\x1b\r", "\n")
         text = text.replace("\x1b\r", "\n")  # Alt-Enter: both in one read. In vi, Escape and a later Enter are two keys
         while len(text) > 1 and _breaks(text) and select.select([self.stdin_fd], [], [], _PAUSE)[0]:
             more = super().read(count)
@@ -63,6 +69,7 @@ class KeyReader(PosixStdinReader):
         if begun != ended:
             self._in_paste = begun > ended
         self._recent = recent[1 - len(_PASTE) :]
+        self._marks = self._marks or begun >= 0
         return before or begun != ended
 
 

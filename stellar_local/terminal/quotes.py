@@ -5,13 +5,14 @@ from __future__ import annotations
 QUOTES = '"""'
 
 
-def _ends(line: str) -> bool:
+def ends(line: str) -> bool:
+    '''Whether a line closes a block: it ends in """.'''
     return line.rstrip().endswith(QUOTES)
 
 
 def is_open(text: str) -> bool:
     '''Whether `text` began a block with """ that no line has closed yet: a line closes it that ends in """.'''
-    return text.startswith(QUOTES) and not any(map(_ends, text[len(QUOTES) :].split("\n")))
+    return text.startswith(QUOTES) and not any(map(ends, text[len(QUOTES) :].split("\n")))
 
 
 def message_of(text: str) -> str:
@@ -24,9 +25,9 @@ def message_of(text: str) -> str:
     inside, body = text.rstrip(), text[len(QUOTES) :]
     if is_open(text):
         return body.removeprefix("\n")
-    if not text.startswith(QUOTES) or len(inside) < 2 * len(QUOTES) or not _ends(inside):
+    if not text.startswith(QUOTES) or len(inside) < 2 * len(QUOTES) or not ends(inside):
         return text
     first, *others = body.rstrip().split("\n")
-    if others and _ends(first):
+    if others and ends(first):
         return text
     return inside[len(QUOTES) : -len(QUOTES)].removeprefix("\n").removesuffix("\n")

@@ -7,18 +7,19 @@ where a prompt is opened, since it takes a while.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TextIO
 
-from ..console import LiveLine, say
+from ..console import LiveLine, folded, say
 from ..errors import StellarError
 from ..render.markdown import AnswerView, PlainView
 from ..texts import Texts, language_of
 from .editor import edit
-from .quotes import is_open, message_of
+from .quotes import ends, is_open, message_of
 from .typeahead import kept
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.output import Output
 
 _PROMPT, _CONTINUATION = "> ", "… "
+_MENU_ROWS = 8
 
 
 class Suggestion(NamedTuple):
@@ -86,6 +88,9 @@ class _Output:
 
     def note(self, text: str) -> None:
         self.progress("")
+        if sys.stderr.isatty():  # broken between words, which the terminal would not do
+            columns = max(shutil.get_terminal_size().columns - 1, 20)
+            text = "\n".join(part for line in text.split("\n") for part in folded(line, columns))
         say(text)
 
     def progress(self, text: str) -> None:
@@ -104,16 +109,19 @@ class PlainTerminal(_Output):
         super().__init__(_plain_view)
         self._texts = texts or Texts(language_of())
         self.interactive = prompt
+        self._begun = False
 
     def read(self, default: str = "") -> str | None:
         """A line, or a block of lines; `default` is of no use without editing."""
         try:
             text = self._line_after(_PROMPT)
-            while text is not None and is_open(text):
-                line = self._line_after(_CONTINUATION)
-                if line is None:
-                    break
-                text += "\n" + line
+            if text is not None and is_open(text):
+                lines = [text]
+                while (line := self._line_after(_CONTINUATION)) is not None:
+                    lines.append(line)
+                    if ends(line):
+                        break
+                text = "\n".join(lines)
         except KeyboardInterrupt:
             if not self.interactive:
                 raise
@@ -127,6 +135,8 @@ class PlainTerminal(_Output):
             _screen().write(prompt)
             _screen().flush()
         line = sys.stdin.readline()
+        if not self._begun:
+            self._begun, line = True, line.removeprefix("\ufeff")  # as some programs begin a file
         return line.rstrip("\r\n") if line else None
 
     def edit(self, text: str) -> str | None:
@@ -224,7 +234,10 @@ class PromptTerminal(_Output):
         self._session.app.erase_when_done = False
         take_typed_ahead(self._session.input)
         mode = EditingMode.VI if self._keys() == "vi" else EditingMode.EMACS
-        return self._session.prompt(default=default, editing_mode=mode)
+        # The menu's rows must fit beside the line and the toolbar, or prompt_toolkit shows nothing but a complaint.
+        rows = self._session.app.output.get_size().rows
+        space = max(0, min(_MENU_ROWS, rows - 3))
+        return self._session.prompt(default=default, editing_mode=mode, reserve_space_for_menu=space)
 
     def _tell_about_history(self) -> None:
         """Say, once, that the history is not kept."""

@@ -35,6 +35,7 @@ def kept(keyboard: int, screen: int) -> Iterator[None]:
     during = [*before[:6], [*before[6]]]
     during[0] &= ~termios.ICRNL  # Enter stays a carriage return, as it is in the prompt: there Ctrl-J is another key
     during[3] &= ~(termios.ECHO | termios.ICANON)
+    during[6][termios.VQUIT] = b"\0"  # Ctrl-\ would end the program with nothing saved and the terminal as it is now
     during[3] |= termios.NOFLSH  # else Ctrl-C throws away what was typed, and what is still to be shown
 
     def apply(settings: list[object], marks: bytes) -> None:

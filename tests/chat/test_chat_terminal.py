@@ -136,7 +136,7 @@ def test_go_on_after_kill(open_pty: Open, stellar: Stellar, spm_model: Path) -> 
     terminal.close()
     assert [[turn["question"] for turn in one["turns"]] for one in sessions(stellar).values()] == [["first 一"]]  # type: ignore[attr-defined]
     terminal = open_pty("--continue")
-    terminal.wait_for(r"session [-\d]+: 1 turns, \d+ tokens.*tiny-F32 · [1-9]\d*/512")
+    terminal.wait_for(r"session [-\d]+: turns 1, tokens (\d+).*tiny-F32 · \1/512")
     terminal.type("/history\r")
     terminal.wait_for("1. > first 一")
     terminal.type("/set max_tokens\r")

@@ -84,7 +84,9 @@ def test_an_empty_line_does_nothing(talk: Talk) -> None:
 
 
 def test_messages_that_begin_with_a_slash(talk: Talk) -> None:
-    assert talk.say("/usr/bin is a folder")[0].startswith("[unknown command /usr/bin; try")
+    assert talk.say("/usr/bin is a folder")[0].startswith(
+        "[unknown command /usr/bin; a message that begins with a slash"
+    )
     talk.say("//usr/bin is a folder")
     talk.say("// a comment", "/* of\ntwo lines */", "//a\n//b", "/system\nBe brief.")
     assert talk.questions == ["/usr/bin is a folder", "// a comment", "/* of\ntwo lines */", "//a\n//b"]
@@ -93,9 +95,11 @@ def test_messages_that_begin_with_a_slash(talk: Talk) -> None:
 
 def test_undo(talk: Talk) -> None:
     talk.say("One.", "Two.", "Three.")
-    assert talk.say("/undo") == ["[1 turns taken back, from: Three.]"]
-    assert talk.say("/undo 2") == ["[2 turns taken back, from: One.]"]
+    assert talk.say("/undo") == ["[turns taken back: 1, from: Three.]"]
+    assert talk.say("/undo 2") == ["[turns taken back: 2, from: One.]"]
     assert talk.say("/undo")[0].startswith("[there are not as many turns")
+    assert talk.say("/regen") == talk.say("/continue") == ["[there is no question yet]"]
+    assert talk.say("/clear the table") == ["[/clear takes no argument]"]
     assert talk.say("/undo x") == ["[a whole number is wanted, not x]"]
 
 
@@ -180,9 +184,7 @@ def test_set(talk: Talk) -> None:
     assert talk.say("/set temperature") == ["temperature = 0.2", "  Randomness; 0 is greedy."]
     assert talk.say("/set temperature default") == ["temperature = 0"]
     assert talk.say("/set temperature hot")[0].startswith("[temperature must be a number from 0 to 100, not 'hot'")
-    assert talk.say("/set temprature 1")[0] == (
-        "[no setting is called temprature; try temperature; a message that begins with a slash is typed with two: //]"
-    )
+    assert talk.say("/set temprature 1") == ["[no setting is called temprature; try temperature]"]
     assert talk.say('/set stop "a b" 。') == ["stop = 'a b' '。'"]
     assert talk.say("/set overflow error") == ["overflow = error"]
     assert talk.chat.conversation.overflow == "error"
@@ -328,13 +330,13 @@ def test_save_load_rename_delete(talk: Talk, tmp_path: Path) -> None:
     assert len(talk.chat.store.names()) == 2  # what was saved before stays under its own name
     assert talk.say("/save 天文 1")[0].startswith("[saved as 天文 1")
     talk.say("/clear", "Three.")
-    assert talk.say("/load 天文 1")[0].startswith("session 天文 1: 2 turns")
+    assert talk.say("/load 天文 1")[0].startswith("session 天文 1: turns 2, tokens 1")
     assert talk.questions == ["One.", "Two."]
     assert talk.say("/rename stars") == ["[this session is now called stars]"]
     assert "天文 1" not in talk.chat.store.names()
     assert talk.say("/delete stars") == ["[this session is open; /clear begins another first]"]
     shown = talk.say("/sessions")
-    assert any(line.startswith("* stars  ") and "2 turns" in line for line in shown)
+    assert any(line.startswith("* stars  ") and "turns: 2" in line for line in shown)
     other = next(name for name in talk.chat.store.names() if name != "stars")
     assert talk.say(f"/delete {other}") == [f"[{other} is deleted]"]
     assert other not in talk.chat.store.names()
@@ -350,7 +352,7 @@ def test_a_session_that_is_open_elsewhere(talk: Talk, spm_model: Path, tmp_path:
         other.say("Two.")
         assert other.questions == ["Two."]
         assert other.say("/save mine")[0].startswith("[")
-    assert talk.say("/load mine")[0].startswith("session mine: 1 turns")
+    assert talk.say("/load mine")[0].startswith("session mine: turns 1, tokens 1")
 
 
 def test_export_and_load_again(talk: Talk, tmp_path: Path) -> None:
@@ -364,7 +366,7 @@ def test_export_and_load_again(talk: Talk, tmp_path: Path) -> None:
     assert talk.say(f"/export {tmp_path / 'talk.md'} force") == [f"[written to {tmp_path / 'talk.md'}]"]
     for name in ("talk.json", "talk.sharegpt.json", "share.json"):
         talk.say("/clear")
-        assert talk.say(f"/load {tmp_path / name}")[0].endswith("tokens")
+        assert talk.say(f"/load {tmp_path / name}")[0].startswith("session ")
         assert talk.questions == ["One. 一。", "Two. 二。"]
         assert [turn.answer for turn in talk.chat.conversation.turns] == answers
         talk.say("Three. 三。")

@@ -397,18 +397,18 @@ def test_a_full_disk_leaves_the_old_file(wide_model: Path, tmp_path: Path) -> No
     """At every size: within the state, within the trailer."""
     running = process(
         """
-size, path = cache.save(TOKENS), Path(sys.argv[2])
+size, path = cache.save((*TOKENS, *expected)), Path(sys.argv[2])
 whole = path.read_bytes()
 for limit in (0, 100, size // 2, size - 200, size - 20, size - 1):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
-        raise SystemExit(f"{limit}: {cache.save(TOKENS)}")
+        raise SystemExit(f"{limit}: {cache.save((*TOKENS, *expected))}")
     except StellarError as error:
         assert "cannot write" in error.message, error
     assert path.read_bytes() == whole and os.listdir(path.parent) == [path.name]
     assert runtime.engine.submit(request).answer.tokens == expected
 resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-assert cache.save(TOKENS) == size
+assert cache.save((*TOKENS, *expected)) == size
 assert runtime.engine.submit(Request((5, 6), GREEDY)).answer
 assert cache.restore((*TOKENS, *expected)) == held
 print("done")
@@ -424,14 +424,14 @@ def test_killed_while_saving_it_leaves_the_old_file(wide_model: Path, tmp_path: 
     path = tmp_path / "kv"
     running = process(
         """
-cache.save(TOKENS)
+cache.save((*TOKENS, *expected))
 save = state.save
 def slow(*arguments):
     save(*arguments)
     print("written", flush=True)
     time.sleep(60)
 state.save = slow
-cache.save(TOKENS)
+cache.save((*TOKENS, *expected))
 """,
         wide_model,
         path,
@@ -447,7 +447,7 @@ cache.save(TOKENS)
 assert runtime.engine.submit(Request((5, 6), GREEDY)).answer
 assert cache.restore((*TOKENS, *expected)) == held
 assert runtime.engine.submit(request).answer.tokens == expected
-print(cache.save(TOKENS))
+print(cache.save((*TOKENS, *expected)))
 """,
         wide_model,
         path,

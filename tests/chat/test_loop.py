@@ -25,7 +25,7 @@ def test_turns_stream_and_are_remembered(talk: Talk) -> None:
 
 
 def test_a_message_that_does_not_fit_leaves_the_chat_alive(talk: Talk, spm_model: Path) -> None:
-    assert talk.say("word " * 600, "hi")[0].startswith("[the conversation does not fit in the context")
+    assert talk.say("word " * 600, "hi")[0].startswith("[this does not fit in the context")
     assert talk.questions == ["hi"]
     with opened(spm_model, None, interactive=False) as script, pytest.raises(RequestError):
         script.say("word " * 600)
@@ -133,7 +133,7 @@ def test_overflow_is_told(talk: Talk) -> None:
     long = "What is a parsec, and what is a galaxy? 什么是秒差距？"
     notes = [note for note in talk.say(*[f"{number}. {long}" for number in range(14)]) if "context was full" in note]
     assert notes
-    assert f"the oldest {talk.chat.conversation.dropped} turns" in talk.say("/context")[-2]
+    assert f"the oldest turns: {talk.chat.conversation.dropped}" in talk.say("/context")[-2]
     assert any("left out of the context" in note for note in talk.say("/history"))
     assert len(talk.questions) == 14
     talk.say("/set overflow shift")

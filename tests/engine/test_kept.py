@@ -182,7 +182,7 @@ def test_only_what_is_asked_for_is_restored(kind: str, tmp_path: Path, request: 
             later = (*LONG[:70], 9, 8)
             expected = engine.submit(Request(later, GREEDY)).answer.tokens
             assert engine.submit(Request(LONG, SamplingOptions(temperature=0, max_tokens=1))).answer
-            assert engine.save(path, LONG[:50]) == len(LONG)
+            assert engine.save(path, (*LONG, 5)) == len(LONG)
         with Engine(Context(model, 256)) as engine:
             assert engine.restore(path, (479, 478)) == 0
             assert engine.restore(path, later) == 70
@@ -203,7 +203,8 @@ def test_saving_asks_whether_it_is_worth_it(engine: Engine, tmp_path: Path) -> N
     assert engine.submit(Request(LONG, SamplingOptions(temperature=0, max_tokens=1))).answer
     assert engine.save(path, LONG[:40], (), worth) == 0
     assert not path.exists()
-    assert engine.save(path, LONG[:40], (), worth) == len(LONG)
+    assert engine.save(path, LONG[:40], (), worth) == 40  # and what follows there is in no file
+    assert engine.held(LONG) == 40
     assert asked == [(40, path.stat().st_size)] * 2
 
 

@@ -156,10 +156,10 @@ EVERY = [
     ("/export talk.md", r"\[written to talk\.md\]"),
     ("/read facts.txt What is it about?", "."),
     ("/copy", "characters copied"),
-    ("/undo", "1 turns taken back"),
+    ("/undo", "turns taken back: 1"),
     ("/rename suns", "now called suns"),
     ("/clear", "saved as suns"),
-    ("/load suns", "session suns: 1 turns"),
+    ("/load suns", "session suns: turns 1"),
     ("/delete nobody", r"\["),
 ]
 

@@ -290,7 +290,7 @@ def test_two_chats_share_a_history(open_pty: Callable[..., Pty], tmp_path: Path)
 
 def test_a_history_that_cannot_be_kept_is_told_once(open_pty: Callable[..., Pty], tmp_path: Path) -> None:
     pty = open_pty(HISTORY=str(tmp_path))
-    pty.wait_for(rf"\[typed messages are kept in memory only: [^\]]*: not a file\]{READY}")
+    pty.wait_for(rf"\[typed messages are kept in memory only:[^\]]*: not a file\]{READY}")
     pty.type("one\r")
     pty.wait_for(rf"<'one'>{READY}")
     pty.type("\x1b[A")

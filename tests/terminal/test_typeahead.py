@@ -42,7 +42,10 @@ def test_only_what_must_change_changes_and_comes_back(ends: tuple[int, int]) -> 
     assert before[3] ^ during[3] == termios.ECHO | termios.ICANON | termios.NOFLSH
     assert during[3] & termios.ISIG
     assert [*before[1:3], *before[4:6]] == [*during[1:3], *during[4:6]]
-    assert [*map(bytes, before[6])] == [bytes([key]) if isinstance(key, int) else key for key in during[6]]
+    keys = [bytes([key]) if isinstance(key, int) else key for key in during[6]]
+    assert keys[termios.VQUIT] == b"\0"  # Ctrl-\ is no way out of an answer
+    keys[termios.VQUIT] = before[6][termios.VQUIT]
+    assert [*map(bytes, before[6])] == keys
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
