@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..config import RuntimeOptions
 from ..errors import ModelError, UsageError
+from ..files import is_there
 from ..native.header import Header, read_header
 from ..runtime import DEFAULT_CONTEXT
 from ..texts import Texts
@@ -196,7 +197,7 @@ def choose_model(
     memory-mapped weights still run, slowly, and a GPU can leave layers to the processor. Raises ModelError or
     UsageError.
     """
-    if not path.exists():
+    if not is_there(path):
         raise ModelError(f"model not found: {path}", "give a .gguf file or a folder made by stellar convert")
     if not path.is_dir():
         if level:

@@ -163,6 +163,19 @@ def test_an_orderly_end_keeps_the_answer_in_hand(
     assert len(turn["answer"]) > 10
 
 
+def test_a_terminal_that_is_closed_keeps_the_answer_in_hand(open_pty: Open, stellar: Stellar, spm_model: Path) -> None:
+    """SIGHUP, and no one to write to any more."""
+    terminal = open_pty(spm_model, "--temperature", "1.5", "--min-p", "0", "--seed", "1", "--overflow", "shift")
+    terminal.wait_for("/help")
+    say(terminal, "/set logit_bias 2=-100", "logit_bias = 2=-100")
+    terminal.type("for ever\r")
+    terminal.wait_for(r"> for ever\n.{20}")
+    os.close(terminal.fd)
+    os.waitpid(terminal.pid, 0)
+    (saved,) = sessions(stellar).values()
+    assert [turn["finish"] for turn in saved["turns"]] == ["cancelled"]  # type: ignore[attr-defined]
+
+
 def test_what_is_typed_during_an_answer_waits(open_pty: Open, spm_model: Path) -> None:
     terminal = open_pty(spm_model, "--temperature", "1.5", "--min-p", "0", "--seed", "1", "--overflow", "shift")
     terminal.wait_for("/help")

@@ -438,3 +438,52 @@ def test_suggestions_of_sessions_and_files(talk: Talk, tmp_path: Path, spm_model
         f"{tmp_path}/{name}" for name in ("folder/", "other.gguf", "sessions/")
     ]
     assert f"{tmp_path}/notes.txt" in [one.text for one in suggestions(talk.chat, f"/read {tmp_path}/no")]
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/x", "x" * 300, "星" * 120, "a\0b", "/dev/zero"])
+def test_paths_that_can_be_none(name: str, talk: Talk) -> None:
+    for command in ("read", "load", "schema", "grammar", "template", "lora", "model", "export"):
+        assert talk.say(f"/{command} {name}")[0].startswith("["), command
+        suggestions(talk.chat, f"/{command} {name}/")
+    talk.say("One.")
+    assert talk.say("/read notes.txt " + "这个文件说了什么？" * 30)[0].startswith("[file not found: notes.txt")
+    for line in ('/schema {"enum": ["' + "星" * 150 + '"]}', '/grammar root ::= "' + "星" * 150 + '"'):
+        assert talk.say(line)[0].startswith("answers follow")
+    assert talk.say("/schema " + '{"a":' * 3000)[0].startswith("[")
+    assert talk.questions == ["One."]
+
+
+def test_a_template_that_refuses_the_system_line(talk: Talk, spm_model: Path, tmp_path: Path) -> None:
+    """As Gemma's does: what would make it refuse is refused itself, and nothing is saved that cannot be opened."""
+    from stellar_local.chat_template import ChatTemplate
+
+    refusing = ChatTemplate(
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        "{% for m in messages %}{{ m['content'] }}</s>{% endfor %}",
+        talk.chat.runtime.model.special_texts(),
+    )
+    own = talk.chat.runtime.template
+    talk.chat.runtime.template = refusing
+    talk.say("One.")
+    assert "System role not supported" in talk.say("/system Be brief.")[0]
+    assert talk.chat.conversation.system is None
+    talk.chat.runtime.template = own
+    talk.say("/system Be brief.")
+    talk.chat.runtime.own_template = lambda: refusing  # type: ignore[method-assign]
+    talk.say("/template alpaca")
+    assert "System role not supported" in talk.say("/template default")[0]
+    assert talk.chat.runtime.template.name == "alpaca"
+    talk.say("Two.")
+    assert talk.questions == ["One.", "Two."]
+
+
+def test_a_model_that_cannot_be_opened_leaves_the_level_that_was_chosen(
+    spm_folder: Path, bpe_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stellar_local.chat.dialogue.fits_beside", lambda model, options: False)
+    (tmp_path / "broken.gguf").write_bytes(bpe_model.read_bytes()[:-5000])
+    with opened(spm_folder, None, level="Q8_0") as talk:
+        assert talk.say(f"/model {tmp_path / 'broken.gguf'}")[0].startswith("[")
+        talk.say("One.")
+        assert talk.chat.runtime.model.path.name == "tiny-Q8_0.gguf"
+        assert talk.questions == ["One."]

@@ -168,6 +168,26 @@ def test_shift_computes_nothing_again(talk: Conversation) -> None:
     assert talk.dropped == 0
 
 
+def test_regenerate_after_a_shift_computes_one_token(talk: Conversation) -> None:
+    talk.overflow = "shift"
+    for number in range(12):
+        said(talk, talk.ask(LONG.format(number)))
+    assert len(talk._meant) > len(talk._read)
+    reply = talk.regenerate()
+    assert reply.overflows == []
+    assert said(talk, reply) == 1
+
+
+def test_an_edit_of_an_old_turn_takes_back_what_was_left_out(talk: Conversation) -> None:
+    for number in range(14):
+        said(talk, talk.ask(LONG.format(number)))
+    assert talk.dropped > 3
+    reply = talk.ask("What is four?", at=3)
+    assert reply.read == list(talk.tokens(talk.turns[:3], "What is four?"))
+    said(talk, reply)
+    assert (talk.dropped, len(talk.turns)) == (0, 4)
+
+
 def test_error_refuses_and_changes_nothing(talk: Conversation) -> None:
     talk.overflow = "error"
     with pytest.raises(RequestError) as caught:

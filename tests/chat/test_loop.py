@@ -181,3 +181,73 @@ def test_the_input_s_end_is_the_chat_s(talk: Talk) -> None:
     assert talk.questions == []
     assert talk.chat.store is not None
     assert talk.chat.store.names() == []
+
+
+def test_a_second_ctrl_c_loses_nothing(spm_model: Path, tmp_path: Path) -> None:
+    """Real signals: one while the answer comes, one while what came is drained and saved."""
+    import signal
+
+    class Twice(Pressed):
+        def end_answer(self) -> None:
+            super().end_answer()
+            signal.raise_signal(signal.SIGINT)
+
+    with opened(spm_model, tmp_path / "sessions", **ENDLESS) as talk:
+        talk.chat.terminal = talk.script = Twice(KeyboardInterrupt)
+        assert talk.say("go on for ever")[0] == "[interrupted]"
+        assert talk.chat.session is not None
+        saved = Store(tmp_path / "sessions", Texts("en")).load(talk.chat.session.name)
+        assert saved.turns[0].answer == talk.chat.conversation.turns[0].answer
+
+
+def test_files_and_question_come_back_after_ctrl_c(talk: Talk, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("fact " * 40)
+    talk.say(f"/read {tmp_path / 'a.txt'}")
+
+    class Early(Script):
+        def progress(self, text: str) -> None:
+            self.progress = lambda text: None  # type: ignore[method-assign]
+            raise KeyboardInterrupt
+
+    talk.chat.terminal = talk.script = Early()
+    talk.script.messages = ["Summarise."]
+    run(talk.chat)
+    if not talk.questions:  # the tiny model may have been quicker
+        assert (len(talk.chat.attached), talk.script.drafts[-1]) == (1, "Summarise.")
+
+
+def test_what_load_leaves_of_the_session_before(talk: Talk) -> None:
+    talk.say(
+        "One.", "/save mine", "/clear", "/set temperature 0.9", '/schema {"type": "integer"}', "Two.", "/load mine"
+    )
+    assert talk.chat.conversation.sampling.temperature == 0
+    assert (talk.chat.structure, talk.chat.conversation.grammar, talk.chat.settings) == (None, None, {})
+
+
+def test_every_setting_comes_back(talk: Talk, spm_model: Path, tmp_path: Path) -> None:
+    values = {"logit_bias": "5=-2.5", "stop": "'a b' 。", "seed": "random", "ui_lang": "auto", "max_tokens": "7"}
+    for name, (spec, _) in talk.chat.settable().items():
+        least = "1" if spec.least is not None and spec.least > 0 else "0"
+        talk.say(f"/set {name} {values.get(name) or (spec.choices[-1] if spec.choices else least)}")
+    talk.say("/set ui_lang en", "/set mirostat 0", "One.", "/save all")
+    settings = dict(talk.chat.settings)
+    assert set(settings) == set(talk.chat.settable())
+    talk.say("/clear")
+    with opened(spm_model, tmp_path / "sessions") as other:
+        assert not any("left out" in note for note in other.say("/load all"))
+        assert other.chat.settings == settings
+
+
+def test_memory_of_a_session_whose_oldest_turns_are_left_out(spm_model: Path, tmp_path: Path) -> None:
+    """The KV file begins after them, and so does what is read again."""
+    long = "What is a parsec, and what is a galaxy? 什么是秒差距？"
+    with opened(spm_model, tmp_path / "sessions") as talk:
+        talk.say(*[f"{number}. {long}" for number in range(9)], "/save mine")
+        dropped, used = talk.chat.conversation.dropped, talk.chat.conversation.used()
+    assert dropped
+    with opened(spm_model, tmp_path / "sessions") as talk:
+        notes = talk.say("/load mine")
+        assert talk.chat.conversation.dropped == dropped
+        assert notes[0] == f"session mine: turns 9, tokens {used}"
+        restored = int(notes[1].removeprefix("KV memory of ").split()[0])
+        assert restored >= used - 4  # but for the last token and what ends the answer
