@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from ..config import SamplingOptions
 from ..engine import Answer, Grammar, Stream, Usage
 from ..engine.request import Timing
-from ..errors import RequestError
+from ..errors import RequestError, StellarError
 from ..prompts import Turn
 from ..runtime import Runtime
 from .saved import SavedTurn
@@ -275,7 +275,10 @@ class Reply:
             alone = len(talk.tokens([], self.question)) + len(self._tokens)
             if talk.dropped >= len(self._turns) or alone + _LEAST_ROOM > talk.runtime.engine.longest:
                 return False
-        self.stream = self._submit()
+        try:
+            self.stream = self._submit()
+        except StellarError:  # what came is worth more than the reason
+            return False
         return True
 
     @property
