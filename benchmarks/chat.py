@@ -55,8 +55,10 @@ def chat(path: Path, question: str, style: str, folder: str) -> float:
     read_until(terminal, READY)
     time.sleep(0.5)  # until what is imported in the background is there, as for a person who types
     for text in (_other(question), "/clear", question):
+        os.write(terminal, text.encode())
+        time.sleep(0.3)
         started = time.perf_counter()
-        os.write(terminal, text.encode() + b"\r")
+        os.write(terminal, b"\r")
         read_until(terminal, b"is cleared" if text == "/clear" else DONE)
         seconds = time.perf_counter() - started
         time.sleep(0.3)

@@ -11,6 +11,8 @@ from ..errors import StellarError
 from .conversation import Overflow, Reply
 from .state import Chat
 
+# Seconds: on few cores each write takes time from the threads that compute, and no eye sees more than 50 a second.
+_FRAME = 0.02
 _PATIENCE = 0.3  # seconds until the first piece, after which the reading of the prompt is shown
 
 
@@ -41,6 +43,7 @@ def answer(chat: Chat, reply: Reply) -> bool:
             _show_reading(chat, reply)
             for piece in reply:
                 terminal.write(piece)
+                reply.stream.wait_end(_FRAME)
         except (KeyboardInterrupt, SystemExit, OSError) as stop:  # the last: nobody can read it any more
             ending = stop
         except StellarError:

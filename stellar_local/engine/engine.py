@@ -38,16 +38,30 @@ class Stream:
         self.job: Job | None = None  # the engine's side; None once it has ended
 
     def __iter__(self) -> Iterator[str]:
-        """Pieces of text, each of whole characters. Raises what the request failed with."""
+        """Pieces of text, each of whole characters; for a slow reader, all that has come meanwhile is one piece.
+
+        Raises what the request failed with.
+        """
         # Ctrl-C may take an event with it that was just got, the last one too.
         while not (self._ended.is_set() and self._events.empty()):
             event = self._events.get()
             if not isinstance(event, str):
                 self._events.put(event)  # for whoever else reads, now or later
                 break
-            yield event
+            yield event + self._more()
         if isinstance(self._end, StellarError):
             raise self._end
+
+    def _more(self) -> str:
+        """What else of the text is there now."""
+        parts: list[str] = []
+        while not self._events.empty():
+            event = self._events.get()
+            if not isinstance(event, str):
+                self._events.put(event)
+                break
+            parts.append(event)
+        return "".join(parts)
 
     @property
     def answer(self) -> Answer:
@@ -71,6 +85,10 @@ class Stream:
     def wait(self, timeout: float) -> bool:
         """Whether the first piece, or the end, is there; waits for it, `timeout` seconds at most."""
         return self._begun.wait(timeout)
+
+    def wait_end(self, timeout: float) -> bool:
+        """Whether the end is there; waits for it, `timeout` seconds at most."""
+        return self._ended.wait(timeout)
 
     def put(self, event: Event) -> None:
         """The engine's side of the stream."""
