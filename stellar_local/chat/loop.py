@@ -19,21 +19,21 @@ def run(chat: Chat) -> None:
     """
     terminal = chat.terminal
     while True:
-        chat.count()
-        draft, chat.draft = chat.draft, ""
-        line = terminal.read(draft)
-        if line is None:
-            return
-        if not line.strip():  # as Ctrl-C leaves it; in BayLing's own chat an empty line ended all
-            continue
         try:
+            chat.count()
+            draft, chat.draft = chat.draft, ""
+            line = terminal.read(draft)
+            if line is None:
+                return
+            if not line.strip():  # as Ctrl-C leaves it; in BayLing's own chat an empty line ended all
+                continue
             if is_command(line):
                 run_command(chat, line)
             else:
                 ask(chat, message(line))
         except Leave:
             return
-        except KeyboardInterrupt:  # in a command, such as the loading of a model
+        except KeyboardInterrupt:  # in a command, such as the loading of a model, or just after an answer
             if not terminal.interactive:
                 raise
             terminal.note(chat.texts("chat.interrupted"))

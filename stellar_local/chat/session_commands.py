@@ -41,7 +41,9 @@ def _save(chat: Chat, rest: str) -> None:
         if store.exists(name):
             raise StellarError(chat.texts("sessions.exists", name=name))
         chat.begin(name)
-    if chat.save() and chat.session is not None:
+    if not chat.save():
+        raise StellarError(chat.texts("chat.unsaved"))
+    if chat.session is not None:
         chat.terminal.note(chat.texts("chat.saved", name=chat.session.name, folder=store.folder))
 
 
@@ -51,6 +53,8 @@ def _load(chat: Chat, rest: str) -> None:
     store = _store(chat)
     if not rest:
         raise StellarError(chat.texts("chat.load_what"))
+    if chat.unsaved and not chat.save():
+        raise StellarError(chat.texts("chat.unsaved"))
     if name_fault(normal_name(rest)) is None and store.exists(rest):
         if chat.session is None or chat.session.name != normal_name(rest):
             chat.keep_memory()

@@ -123,6 +123,8 @@ def test_a_session_that_cannot_be_saved_is_told_once(talk: Talk) -> None:
     talk.say("One.")
     with no_room_for_files():
         notes = [note for note in talk.say("Two.", "Three.") if "cannot be saved" in note]
+        for line in ("/save kept", "/load anything"):
+            assert talk.say(line)[-1].startswith("[this conversation could not be saved yet")
     assert len(notes) == 1
     assert talk.questions == ["One.", "Two.", "Three."]
     talk.say("Four.")
