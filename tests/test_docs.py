@@ -119,6 +119,22 @@ def test_chat_guide_commands_work(tmp_path: Path, spm_folder: Path) -> None:
     assert len(json.loads(saved.read_text(encoding="utf-8"))["turns"]) == 2
 
 
+def test_the_pictures_are_made_by_their_script(tmp_path: Path, spm_folder: Path) -> None:
+    """A real chat in tmux, drawn; the READMEs show what it writes."""
+    if shutil.which("tmux") is None:
+        pytest.skip("tmux is not installed")
+    script = [sys.executable, str(ROOT / "docs" / "screens.py"), str(spm_folder), str(tmp_path)]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for language, page, word in (("en", "README.md", "Who"), ("zh", "README.zh.md", "你是谁？")):
+        picture = f"docs/chat-{language}.svg"
+        assert picture in (ROOT / page).read_text(encoding="utf-8")
+        for file in (tmp_path / f"chat-{language}.svg", ROOT / picture):
+            text = file.read_text(encoding="utf-8")
+            assert word in text
+            assert "/help" in text
+
+
 @pytest.fixture(scope="module")
 def batch_guide(tmp_path_factory: pytest.TempPathFactory, spm_base: Path, spm_folder: Path) -> Path:
     """A folder in which the batch guide's commands were run, save those with jq, on tiny models in the demo's place."""
