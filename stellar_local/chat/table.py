@@ -32,7 +32,6 @@ _ALIASES = {  # what other tools and BayLing's own chat call them
     "/?": "/help",
     "/retry": "/regen",
     "/regenerate": "/regen",
-    "/forget": "/undo",
 }
 
 
