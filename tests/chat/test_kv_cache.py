@@ -334,13 +334,15 @@ def test_while_it_answers_nothing_is_saved_or_restored(wide_model: Path, tmp_pat
         tokens, _ = first_turn(runtime)
         cache = KVCache(tmp_path / "kv", runtime, LIMIT)
         assert cache.save(tokens)
-        stream = runtime.engine.submit(Request((1, 5), SamplingOptions(temperature=2, min_p=0)))
-        next(iter(stream))
+        endless = SamplingOptions(temperature=2, min_p=0, logit_bias=((runtime.model.eos or 0, -100.0),))
+        streams = [runtime.engine.submit(Request((1, 5), endless)) for _ in range(20)]  # so that it stays busy
+        next(iter(streams[0]))
         for call in (cache.save, cache.restore):
             with pytest.raises(StellarError, match="the engine is answering"):
                 call(tokens)
-        stream.cancel()
-        assert stream.answer
+        for stream in streams:
+            stream.cancel()
+        assert all(stream.answer for stream in streams)
         assert cache.restore(tokens) >= len(tokens) - 1
 
 

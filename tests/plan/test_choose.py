@@ -130,7 +130,7 @@ def test_a_system_that_does_not_say(spm_folder: Path, monkeypatch: pytest.Monkey
     found = choose_model(spm_folder)
     assert (found.level, found.reason) == ("Q8_0", Reason.UNKNOWN)
     assert describe(found, ENGLISH) == (
-        "tiny-Q8_0.gguf: the smallest of 2 levels, since this system does not say how much memory is free"
+        "tiny-Q8_0.gguf: the smallest level (2 in all), since this system does not say how much memory is free"
     )
 
 
