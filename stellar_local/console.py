@@ -174,6 +174,11 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], file: IO[str] |
     Console(file=stream, width=columns, highlight=False).print(grid)
 
 
+def is_dumb() -> bool:
+    """Whether the terminal can do nothing but print, by its own word."""
+    return os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+
+
 def cells(text: str) -> int:
     """How many columns of a terminal a line of text takes: two for each Chinese character."""
     from rich.cells import cell_len

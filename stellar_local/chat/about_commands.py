@@ -134,12 +134,12 @@ def _plan(chat: Chat, rest: str) -> None:
     texts, note, runtime = chat.texts, chat.terminal.note, chat.runtime
     header, size, kv = runtime.model.header, runtime.engine.context.n_ctx, runtime.options.kv
     memory = free_memory(on_gpu=runtime.options.gpu_layers != 0)
-    weights, cells = header.file_size, kv_memory(header, size, kv)
-    note(texts("chat.plan_model", weights=amount(weights), kv=amount(cells), size=f"{size:,}", type=kv))
+    weights, keys = header.file_size, kv_memory(header, size, kv)
+    note(texts("chat.plan_model", weights=amount(weights), kv=amount(keys), size=f"{size:,}", type=kv))
     if memory is not None:
         note(texts("chat.plan_free_gpu" if memory.gpus else "chat.plan_free", free=amount(memory.free)))
         # What this model takes would be free for another; mapped weights in main memory count as free already.
-        memory = replace(memory, free=memory.free + cells + (weights if memory.gpus else 0))
+        memory = replace(memory, free=memory.free + keys + (weights if memory.gpus else 0))
     for one in ranked(header.path.parent, size, kv, memory, runtime.options.gpu_layers):
         fits = "chat.plan_unknown" if one.fits is None else "chat.plan_fits" if one.fits else "chat.plan_too_large"
         mark = "*" if one.file == header.path else " "

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from ..config import SamplingOptions
 from ..engine import Answer, Grammar, Stream, Usage
+from ..engine.memory import shared_length
 from ..engine.request import Timing
 from ..errors import RequestError, StellarError
 from ..prompts import Turn
@@ -128,12 +129,13 @@ class Conversation:
 
     def system_tokens(self) -> int:
         """Tokens of the system line and what stands before the first question."""
-        return _common(self.runtime.tokens([Turn("a")], self.system), self.runtime.tokens([Turn("B")], self.system))
+        first, second = (list(self.runtime.tokens([Turn(text)], self.system)) for text in ("a", "B"))
+        return shared_length(first, second)
 
     def fitted(self, turns: Sequence[SavedTurn], question: str, begun: list[int], left: int | None) -> Fitted:
         """A prompt that leaves room for an answer of up to `left` tokens, as the overflow setting has it.
 
-        `begun` are the tokens of the answer's beginning. Raises RequestError where nothing helps.
+        `begun` are the tokens of the answer's beginning. Where nothing helps it is too long, as the engine will say.
         """
         room = self.runtime.engine.longest
         wanted = min(left or room // _FREE_SHARE, room // _FREE_SHARE)
@@ -165,13 +167,13 @@ class Conversation:
 
     def _shifted(self, turns: Sequence[SavedTurn], meant: list[int], begun: int, room: int, wanted: int) -> Fitted:
         kept, gone = self.system_tokens(), len(self._meant) - len(self._read)
-        shared = _common(meant, self._meant)
+        shared = shared_length(meant, self._meant)
         if shared < kept + gone:  # what was shifted out is not what stands there now
             read, gone = meant, 0
         else:
             read = [*self._read[: shared - gone], *meant[shared:]]
         # The last question is never cut; an answer that fills the context by itself is.
-        asked = _common(meant, self.tokens(turns, "")) - gone if turns else 0
+        asked = shared_length(meant, list(self.tokens(turns, ""))) - gone if turns else 0
         old = len(read) if begun and len(read) - asked > room // 2 else asked
         excess = len(read) + wanted - room
         if excess <= 0:
@@ -314,9 +316,3 @@ class Reply:
             usage=Usage(first.usage.prompt_tokens, made, first.usage.cached_tokens),
             timing=Timing(first.timing.queued, first.timing.prompt, first.timing.generation + again),
         )
-
-
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two prompts have in common at their beginning."""
-    pairs = zip(first, second, strict=False)
-    return next((number for number, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))

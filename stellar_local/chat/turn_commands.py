@@ -22,7 +22,6 @@ def _turn_numbers(chat: Chat, words: list[str]) -> Iterable[str]:
 def _clear(chat: Chat, rest: str) -> None:
     name = chat.session.name if chat.session else ""
     chat.conversation.clear()
-    chat.attached.clear()
     chat.leave_session()
     chat.terminal.note(chat.texts("chat.cleared_saved", name=name) if name else chat.texts("chat.cleared"))
 
@@ -82,7 +81,11 @@ def _read(chat: Chat, rest: str) -> None:
     text = read_message_file(chat, path)
     chat.attached.append(text)
     if question:
-        ask(chat, question)
+        try:
+            ask(chat, question)
+        except StellarError:
+            chat.attached.pop()  # else the next message would fail on it again
+            raise
     else:
         count = len(chat.runtime.model.tokenize(text))
         chat.terminal.note(chat.texts("chat.read", path=path, tokens=f"{count:,}"))

@@ -7,11 +7,10 @@ imported when the first block is complete, or earlier by `warm`.
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from ..console import printable
+from ..console import is_dumb, printable
 from .blocks import Block, Blocks
 from .live import Live, Size, size_of
 from .marks import DECIDED_WITHIN
@@ -33,8 +32,7 @@ class AnswerView(Protocol):
 
 def answer_view(style: str, out: TextIO) -> AnswerView:
     """The view for one answer. `style` is "rich" or "simple"; what is no terminal, or a dumb one, gets "simple"."""
-    dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
-    if style == "rich" and out.isatty() and not dumb:
+    if style == "rich" and out.isatty() and not is_dumb():
         return MarkdownView(out)
     return PlainView(out)
 

@@ -6,7 +6,6 @@ where a prompt is opened, since it takes a while.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TextIO
 
-from ..console import LiveLine, folded, say
+from ..console import LiveLine, folded, is_dumb, say
 from ..errors import StellarError
 from ..render.markdown import AnswerView, PlainView
 from ..texts import Texts, language_of
@@ -74,7 +73,7 @@ class _Output:
     def __init__(self, view: Callable[[], AnswerView]) -> None:
         self._new_view = view
         self._view: AnswerView | None = None
-        self._line = LiveLine() if sys.stderr.isatty() and not _is_dumb() else None
+        self._line = LiveLine() if sys.stderr.isatty() and not is_dumb() else None
 
     def write(self, text: str) -> None:
         self.progress("")
@@ -270,11 +269,6 @@ def _screen() -> TextIO:
     return sys.stdout if sys.stdout.isatty() else sys.stderr
 
 
-def _is_dumb() -> bool:
-    """Whether the terminal can do nothing but print, by its own word."""
-    return os.environ.get("TERM", "").lower() in ("dumb", "unknown")
-
-
 def open_terminal(
     texts: Texts,
     *,
@@ -287,6 +281,6 @@ def open_terminal(
     """The terminal for this process, as PromptTerminal says; plain lines where either end is no terminal."""
     if not sys.stdin.isatty() or not _screen().isatty():
         return PlainTerminal(texts)
-    if _is_dumb():
+    if is_dumb():
         return PlainTerminal(texts, prompt=True)
     return PromptTerminal(texts, suggest=suggest, toolbar=toolbar, view=view, history=history, keys=keys)
