@@ -6,6 +6,7 @@ retouched, so the answers are the model's own.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -49,8 +50,10 @@ _FRAME = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height
 class Screen:
     """A tmux server of its own with one window."""
 
+    _servers = itertools.count()  # a server that is going away would take a new window with it
+
     def __init__(self, command: list[str], env: dict[str, str]) -> None:
-        self._socket = f"stellar-screens-{os.getpid()}"
+        self._socket = f"stellar-screens-{os.getpid()}-{next(self._servers)}"
         size = ["-x", str(COLUMNS), "-y", str(ROWS)]
         variables = [part for name, value in env.items() for part in ("-e", f"{name}={value}")]
         self._tmux("-f", os.devnull, "new-session", "-d", *size, *variables, *command)
