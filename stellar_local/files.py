@@ -194,12 +194,15 @@ def require_folder(path: Path, what: str, hint: str = "") -> Path:
     return path
 
 
-def read_text(path: Path, what: str) -> str:
-    """Read a UTF-8 text file (a byte-order mark is dropped). Raises StellarError, also for what is no file."""
+def read_text(path: Path, what: str, errors: str = "strict") -> str:
+    """Read a UTF-8 text file (a byte-order mark is dropped). Raises StellarError, also for what is no file.
+
+    `errors` is as in bytes.decode: what to do with bytes that are no UTF-8.
+    """
     try:
         if is_there(path) and not path.is_file() and not path.is_dir():  # a device or a pipe may never end
             raise StellarError(f"{what} is not a file: {path}", "give the path of a file")
-        return path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         raise StellarError(f"{what} is not UTF-8 text: {path} (byte {error.start})", "save it as UTF-8") from error
     except (FileNotFoundError, ValueError) as error:

@@ -12,7 +12,7 @@ from conftest import ROOT, Stellar
 
 PACKAGES = ["stellar_local", "convert", "train"]
 SUBPACKAGES = sorted(
-    path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "stellar_local").glob("*/__init__.py")
+    path.parent.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).glob("*/__init__.py")
 )
 HEAVY = {"torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers"}
 

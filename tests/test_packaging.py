@@ -19,6 +19,8 @@ import stellar_local, stellar_local.prompts as prompts, train.corpus as corpus, 
 print(stellar_local.__file__)
 print(len(prompts.template_names()), prompts.load_template("bayling").name)
 print(len(corpus.shipped("astronomy")))
+from train.building.recipe import find_recipe, load_recipe
+print(len(load_recipe(find_recipe("stellarspeak")).sources))
 """
 
 
@@ -50,17 +52,19 @@ def probe(path: Path, cwd: Path) -> list[str]:
 def test_in_a_wheel(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
-    file, templates, rows = probe(tmp_path / "site", tmp_path)
+    file, templates, rows, sources = probe(tmp_path / "site", tmp_path)
     assert Path(file).parent == tmp_path / "site" / "stellar_local"
     assert templates == f"{len(list((ROOT / 'templates').glob('*.json')))} bayling"
     assert int(rows) >= 120
+    assert int(sources) == 3
 
 
 def test_in_a_checkout(tmp_path: Path) -> None:
-    file, templates, rows = probe(ROOT, tmp_path)
+    file, templates, rows, sources = probe(ROOT, tmp_path)
     assert Path(file).parent == ROOT / "stellar_local"
     assert templates == f"{len(list((ROOT / 'templates').glob('*.json')))} bayling"
     assert int(rows) >= 120
+    assert int(sources) == 3
 
 
 def test_the_wheel_holds_our_packages_only(wheel: Path) -> None:

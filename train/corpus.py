@@ -1,4 +1,4 @@
-"""Instruction triples: read from JSON or JSONL, taken from the shipped corpus, joined into one training file.
+"""Instruction triples: read from JSON or JSONL, taken from the shipped corpus, written as a training file.
 
 Knows the alpaca format and names every broken row by file and line; knows no tokenizer and no template.
 """
@@ -6,8 +6,8 @@ Knows the alpaca format and names every broken row by file and line; knows no to
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +16,24 @@ from stellar_local.files import atomic_text, read_text
 
 CATEGORIES = ("astronomy", "identity", "general")
 _FORMAT_HINT = 'rows look like {"instruction": "...", "input": "...", "output": "..."}; "input" may be empty'
+
+# The kinds of problems that a place in a file can have.
+NOT_JSON, NOT_UTF8, NO_ROW = "not JSON", "not UTF-8", "not a row"
+EMPTY_QUESTION, EMPTY_ANSWER, HALF = "empty question", "empty answer", "half a character"
+HINTS = {
+    NOT_JSON: "give a JSON list of rows, or one row per line; " + _FORMAT_HINT,
+    NOT_UTF8: "save the file as UTF-8",
+    NO_ROW: _FORMAT_HINT,
+    EMPTY_QUESTION: "remove the row or complete it",
+    EMPTY_ANSWER: "remove the row or complete it",
+    HALF: "repair the row",
+}
+
+_EXCERPT = 160  # characters of a place's source text
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape keeps them
+_BLANKS = re.compile(r"[ \t\r\n]*")
+_NEXT_ITEM = re.compile(r"\n[ \t\r]*\{")
 
 
 @dataclass(frozen=True)
@@ -28,12 +46,15 @@ class Triple:
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """Rows joined from several sources: `counts` says how many rows each gave, `duplicates` how many were removed."""
+class Located:
+    """What stands at one place of a file: a row, or a `problem` of one of the kinds in `HINTS`, with an `excerpt`."""
 
-    rows: list[Triple]
-    counts: dict[str, int]
-    duplicates: int
+    path: Path
+    line: int  # where it begins, from 1
+    row: Triple | None
+    problem: str = ""
+    kind: str = ""
+    excerpt: str = ""
 
 
 def read(path: Path) -> list[Triple]:
@@ -42,27 +63,67 @@ def read(path: Path) -> list[Triple]:
     Further keys of a row are ignored and a missing `input` is empty. Raises StellarError naming the file and
     the line where a row is not JSON, lacks a key, holds something other than text, or asks or answers nothing.
     """
-    text = read_text(path, "training data")
-    rows = [_triple(value, f"{path}, line {line}") for line, value in _values(text, path)]
+    return [row for _, row in located(path)]
+
+
+def located(path: Path) -> list[tuple[int, Triple]]:
+    """What `read` reads, each row with the line it begins on (from 1). Raises StellarError as `read` does."""
+    rows = []
+    for found in scan(path):
+        if found.row is None:
+            name = f"{found.kind}: " if found.kind in (NOT_JSON, NOT_UTF8) else ""
+            raise StellarError(f"{name}{path}, line {found.line}: {found.problem}", HINTS[found.kind])
+        rows.append((found.line, found.row))
     if not rows:
         raise StellarError(f"no rows in {path}", _FORMAT_HINT)
     return rows
 
 
-def _values(text: str, path: Path) -> Iterator[tuple[int, object]]:
-    """The JSON values of a list, or one of each line that is not blank, with the line each begins on (from 1)."""
+def scan(path: Path) -> Iterator[Located]:
+    """Yield every row that `read` would take, and every problem in its place, going on after each.
+
+    After an item of a list that is not JSON, reading goes on at the next line that begins with `{`. Raises
+    StellarError where the file cannot be read at all.
+    """
+    text = read_text(path, "training data", errors="surrogateescape")
+    for line, value, raw in _values(text):
+        excerpt = raw[:_EXCERPT]
+        try:
+            if isinstance(value, _Problem):
+                raise value
+            if _ESCAPED.search(raw):
+                raise _Problem(NOT_UTF8, "bytes that are not UTF-8 text")
+            yield Located(path, line, _triple(value))
+        except _Problem as problem:
+            shown = excerpt.encode("utf-8", "replace").decode("utf-8")
+            yield Located(path, line, None, problem.reason, problem.kind, shown)
+
+
+class _Problem(Exception):
+    """Why there is no row."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind, self.reason = kind, reason
+
+
+_Value = tuple[int, object, str]  # the line a value begins on, the value or the _Problem there, its source text
+
+
+def _values(text: str) -> Iterator[_Value]:
+    """The JSON values of a list, or one of each line that is not blank."""
     if text.lstrip()[:1] == "[":
-        yield from _list_items(text, path)
+        yield from _list_items(text)
         return
     for line, row in enumerate(text.split("\n"), 1):
         if row.strip():
             try:
-                yield line, json.loads(row)
+                yield line, json.loads(row), row
             except (ValueError, RecursionError) as error:
-                raise _broken(path, line, error) from error
+                yield line, _broken(error, row), row
 
 
-def _list_items(text: str, path: Path) -> Iterator[tuple[int, object]]:
+def _list_items(text: str) -> Iterator[_Value]:
     """The items of a JSON list, decoded one by one, because json.loads forgets where each one stood."""
     decoder, at, counted, line = json.JSONDecoder(), text.index("[") + 1, 0, 1
     expected = "]"  # what may stand here instead of a value: the end of an empty list, nothing after a comma
@@ -73,53 +134,69 @@ def _list_items(text: str, path: Path) -> Iterator[tuple[int, object]]:
         if expected and text[at : at + 1] == expected:
             break
         try:
-            value, at = decoder.raw_decode(text, at)
+            value, end = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
-            raise _broken(path, getattr(error, "lineno", line), error) from error
-        yield line, value
-        at = _skip_blanks(text, at)
+            begun, wrong = at, getattr(error, "pos", at)
+            yield (
+                getattr(error, "lineno", line),
+                _broken(error, text[begun : wrong + 1]),
+                text[begun : wrong + _EXCERPT],
+            )
+            found = _NEXT_ITEM.search(text, max(begun + 1, wrong))
+            if found is None:
+                return
+            at, expected = found.end() - 1, ""
+            continue
+        yield line, value, text[at:end]
+        at = _skip_blanks(text, end)
         if text[at : at + 1] == "]":
             break
-        if text[at : at + 1] != ",":
-            unseparated = json.JSONDecodeError("Expecting ',' or ']'", text, at)
-            raise _broken(path, unseparated.lineno, unseparated)
-        at, expected = at + 1, ""
+        if text[at : at + 1] == ",":
+            at, expected = at + 1, ""
+            continue
+        unseparated = json.JSONDecodeError("Expecting ',' or ']'", text, at)
+        yield unseparated.lineno, _broken(unseparated, text[end : at + 1]), text[at : at + _EXCERPT]
+        expected = ""
+        if text[at : at + 1] != "{":  # else a comma is missing before a row that may be whole
+            found = _NEXT_ITEM.search(text, end)
+            if found is None:
+                return
+            at = found.end() - 1
     rest = _skip_blanks(text, at + 1)
     if rest < len(text):
         extra = json.JSONDecodeError("Extra data after the list", text, rest)
-        raise _broken(path, extra.lineno, extra)
+        yield extra.lineno, _broken(extra, text[rest]), text[rest : rest + _EXCERPT]
 
 
 def _skip_blanks(text: str, at: int) -> int:
-    while text[at : at + 1] in (" ", "\t", "\r", "\n"):
-        at += 1
-    return at
+    found = _BLANKS.match(text, at)
+    return found.end() if found else at
 
 
-def _broken(path: Path, line: int, error: Exception) -> StellarError:
+def _broken(error: Exception, raw: str) -> _Problem:
+    if _ESCAPED.search(raw):
+        return _Problem(NOT_UTF8, "bytes that are not UTF-8 text")
     reason = str(getattr(error, "msg", error))  # a number of too many digits and brackets too deep have no msg
-    return StellarError(
-        f"not JSON: {path}, line {line}: {reason[:1].lower() + reason[1:]}",
-        "give a JSON list of rows, or one row per line; " + _FORMAT_HINT,
-    )
+    return _Problem(NOT_JSON, reason[:1].lower() + reason[1:])
 
 
-def _triple(value: object, where: str) -> Triple:
+def _triple(value: object) -> Triple:
+    """Raises _Problem."""
     if not isinstance(value, dict):
-        raise StellarError(f"{where}: a row must be a JSON object, not {type(value).__name__}", _FORMAT_HINT)
+        raise _Problem(NO_ROW, f"a row must be a JSON object, not {type(value).__name__}")
     texts: dict[str, str] = {}
     for key in ("instruction", "input", "output"):
         text = value.get(key)
         if text is None and key == "input":
             text = ""
         elif key not in value:
-            raise StellarError(f'{where}: the row lacks "{key}"', _FORMAT_HINT)
+            raise _Problem(NO_ROW, f'the row lacks "{key}"')
         if not isinstance(text, str):
-            raise StellarError(f'{where}: "{key}" must be a text, not {json.dumps(text)[:40]}', _FORMAT_HINT)
+            raise _Problem(NO_ROW, f'"{key}" must be a text, not {json.dumps(text)[:40]}')
         if key != "input" and not text.strip():
-            raise StellarError(f'{where}: "{key}" is empty', "remove the row or complete it")
-        if any("\ud800" <= char <= "\udfff" for char in text):
-            raise StellarError(f'{where}: "{key}" holds half a character (a lone surrogate)', "repair the row")
+            raise _Problem(EMPTY_ANSWER if key == "output" else EMPTY_QUESTION, f'"{key}" is empty')
+        if _SURROGATE.search(text):
+            raise _Problem(HALF, f'"{key}" holds half a character (a lone surrogate)')
         texts[key] = text
     return Triple(**texts)
 
@@ -131,46 +208,14 @@ def data_folder() -> Path:
 
 def shipped(category: str) -> list[Triple]:
     """The shipped rows of one category, English first. Raises UsageError for an unknown one."""
+    return [row for path in shipped_files(category) for row in read(path)]
+
+
+def shipped_files(category: str) -> list[Path]:
+    """The files of one shipped category, English first. Raises UsageError for an unknown one."""
     if category not in CATEGORIES:
         raise UsageError(f"unknown category: {category}", f"use one of {', '.join(CATEGORIES)}")
-    return [row for language in ("en", "zh") for row in read(data_folder() / f"{category}.{language}.jsonl")]
-
-
-def build(
-    sources: Mapping[str, Sequence[Triple]],
-    repeat: Mapping[str, int] | None = None,
-    limit: Mapping[str, int] | None = None,
-    seed: int = 42,
-) -> Corpus:
-    """Join named sources into one shuffled corpus; the same arguments always give the same rows in the same order.
-
-    Exact duplicates are removed first, across sources; then a source with a `limit` is sampled down to it; then
-    its rows are repeated `repeat` times. Raises UsageError for a name that is no source or a number below 1.
-    """
-    repeat, limit = repeat or {}, limit or {}
-    for what, numbers in (("--repeat", repeat), ("--limit", limit)):
-        for name, number in numbers.items():
-            if name not in sources:
-                raise UsageError(
-                    f"{what} names {name}, which is no part of this corpus", f"it has {', '.join(sources)}"
-                )
-            if number < 1:
-                raise UsageError(f"{what} {name}={number}: the number must be at least 1")
-    seen: set[Triple] = set()
-    rows: list[Triple] = []
-    counts: dict[str, int] = {}
-    for name, triples in sources.items():
-        unique = [triple for triple in dict.fromkeys(triples) if triple not in seen]
-        seen.update(unique)
-        if name in limit and limit[name] < len(unique):
-            # Each source has its own generator, so that a limit on one leaves the choice in another alone.
-            unique = random.Random(f"{seed} {name}").sample(unique, limit[name])
-        chosen = unique * repeat.get(name, 1)
-        counts[name] = len(chosen)
-        rows += chosen
-    random.Random(seed).shuffle(rows)
-    total = sum(len(triples) for triples in sources.values())
-    return Corpus(rows, counts, total - len(seen))
+    return [data_folder() / f"{category}.{language}.jsonl" for language in ("en", "zh")]
 
 
 def write(rows: Sequence[Triple], path: Path) -> None:

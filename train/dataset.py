@@ -1,9 +1,6 @@
-"""Triples → token ids with the learned part marked, and micro-batches packed without padding.
+"""Triples → token ids with the learned part marked; what is too long is left out, cut or split, as asked.
 
-A micro-batch is one row: the tokens that all its samples begin with (a template's system line) stand there once,
-each sample's own tokens follow, and a mask lets a sample see the common part and itself alone. In a causal model
-that gives the same hidden states as separate rows, so loss and gradients are exactly those of the padded form,
-without computing padding or the common part again and again. torch is imported when tensors are made, not before.
+Knows a template and a tokenizer; knows no tensors and no model.
 """
 
 from __future__ import annotations
@@ -11,16 +8,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 from stellar_local.errors import StellarError
-from stellar_local.prompts import Segment, Template, Text, token_ids
+from stellar_local.prompts import Segment, Special, Template, Text, token_ids
 
 from .corpus import Triple
 from .tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
@@ -33,11 +26,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the rows. `split` counts the kept ones whose prompt and answer were tokenized apart."""
+    """What became of the rows.
+
+    `too_long` rows were left out, `truncated` ones cut, `divided` ones split into several samples; `empty` ones have
+    no answer. `split` counts the kept ones whose prompt and answer were tokenized apart. `kept` counts samples.
+    """
 
     rows: int
     kept: int
     too_long: int
+    truncated: int
+    divided: int
     empty: int
     split: int
     learned_tokens: int
@@ -48,8 +47,18 @@ class Counts:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """How rows become samples: `over_long` is drop, truncate or split; `end` says whether the end token is learned."""
+
+    cutoff: int
+    over_long: str = "drop"
+    train_on_inputs: bool = False
+    end: bool = True
+
+
 def encode(
-    triple: Triple, template: Template, tokenizer: Tokenizer, train_on_inputs: bool = False
+    triple: Triple, template: Template, tokenizer: Tokenizer, train_on_inputs: bool = False, end: bool = True
 ) -> tuple[Sample, bool]:
     """Tokenize one triple; returns the sample and whether its prompt and answer had to be tokenized apart.
 
@@ -58,6 +67,8 @@ def encode(
     apart, because a prompt that is being answered never contains a piece of the answer. Raises UsageError.
     """
     prompt, whole = template.training(triple.instruction, triple.input, triple.output)
+    if not end and isinstance(whole[-1], Special):
+        whole = whole[:-1]
     add_bos = tokenizer.add_bos if template.add_bos is None else template.add_bos
     bos = [tokenizer.bos_id] if add_bos and tokenizer.bos_id is not None else []
     head = bos + token_ids(prompt, tokenizer.encode, tokenizer.special)
@@ -78,39 +89,65 @@ def _answer(prompt: Sequence[Segment], whole: Sequence[Segment]) -> list[Segment
 
 
 def encode_all(
-    triples: Sequence[Triple], template: Template, tokenizer: Tokenizer, cutoff: int, train_on_inputs: bool = False
+    triples: Sequence[Triple], template: Template, tokenizer: Tokenizer, encoding: Encoding
 ) -> tuple[list[Sample], Counts]:
-    """Tokenize all triples, leaving out those longer than `cutoff` tokens and those without an answer token.
+    """Tokenize all triples; what exceeds the cutoff follows `encoding.over_long`.
 
-    A cut answer would teach the model to stop nowhere or anywhere, so none is ever cut. Raises StellarError if
-    nothing is left, UsageError if the template does not fit the vocabulary.
+    Left out is, under every policy, a row whose prompt alone reaches the cutoff. Raises StellarError if nothing is
+    left, UsageError if the template does not fit the vocabulary.
     """
     samples: list[Sample] = []
-    too_long = empty = split = 0
+    too_long = truncated = divided = empty = split = 0
     for triple in triples:
-        sample, apart = encode(triple, template, tokenizer, train_on_inputs)
+        sample, apart = encode(triple, template, tokenizer, encoding.train_on_inputs, encoding.end)
         if len(sample.ids) <= sample.first:
             empty += 1
-        elif len(sample.ids) > cutoff:
-            too_long += 1
-        else:
-            samples.append(sample)
-            split += apart
+            continue
+        fitting = fit(sample, encoding)
+        too_long += not fitting
+        truncated += len(fitting) == 1 and len(fitting[0].ids) < len(sample.ids)
+        divided += len(fitting) > 1
+        split += apart and bool(fitting)
+        samples += fitting
     if not samples:
         raise StellarError(
-            f"no row is left: of {len(triples)}, {too_long} exceed {cutoff} tokens and {empty} have no answer",
+            f"no row is left: of {len(triples)}, {too_long} exceed {encoding.cutoff} tokens and {empty} have no answer",
             "raise --cutoff-len" if too_long else "check the data",
         )
     counts = Counts(
         rows=len(triples),
         kept=len(samples),
         too_long=too_long,
+        truncated=truncated,
+        divided=divided,
         empty=empty,
         split=split,
         learned_tokens=sum(len(sample.ids) - sample.first for sample in samples),
         tokens=sum(len(sample.ids) for sample in samples),
     )
     return samples, counts
+
+
+def fit(sample: Sample, encoding: Encoding) -> list[Sample]:
+    """A sample as samples of at most `cutoff` tokens: itself, none, its beginning, or several that share its tokens.
+
+    A cut answer lacks its end token, so that nobody learns to stop there. Split, each answer token is learned once:
+    every further sample repeats the prompt and, unlearned, as much of the answer before it as fills half the room.
+    """
+    ids, cutoff = sample.ids, encoding.cutoff
+    if len(ids) <= cutoff:
+        return [sample]
+    room = cutoff - sample.first
+    if encoding.over_long == "drop" or room < 1:
+        return []
+    if encoding.over_long == "truncate" or room < 2 or encoding.train_on_inputs:
+        return [Sample(ids[:cutoff], sample.first)]
+    pieces = [Sample(ids[:cutoff], sample.first)]
+    context = room // 2
+    for start in range(cutoff, len(ids), room - context):
+        part = ids[: sample.first] + ids[start - context : start + room - context]
+        pieces.append(Sample(part, sample.first + context))
+    return pieces
 
 
 def hold_out(samples: Sequence[Sample], size: float, seed: int) -> tuple[list[Sample], list[Sample]]:
@@ -126,46 +163,3 @@ def hold_out(samples: Sequence[Sample], size: float, seed: int) -> tuple[list[Sa
     chosen = set(random.Random(seed).sample(range(len(samples)), count))
     train = [sample for index, sample in enumerate(samples) if index not in chosen]
     return train, [samples[index] for index in sorted(chosen)]
-
-
-def pack(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-    """One micro-batch as the model's arguments, for T packed tokens of which L are followed by a learned one.
-
-    input_ids, position_ids int64[1, T]; attention_mask bool[1, 1, T, T], True where row attends to column;
-    logits_to_keep int64[L], the places whose next token is learned; labels int64[L], those tokens.
-    """
-    import torch
-
-    shared = _shared(samples)
-    ids, positions, owner = samples[0].ids[:shared], list(range(shared)), [0] * shared
-    places: list[int] = []
-    labels: list[int] = []
-    for number, sample in enumerate(samples, 1):
-        end = len(sample.ids) - 1  # the last token is only ever a label
-        places += range(len(ids) + sample.first - 1 - shared, len(ids) + end - shared)
-        labels += sample.ids[sample.first :]
-        ids += sample.ids[shared:end]
-        positions += range(shared, end)
-        owner += [number] * (end - shared)
-    owners = torch.tensor(owner)
-    visible = (owners[None, :] == owners[:, None]) | (owners == 0)[None, :]
-    return {
-        "input_ids": torch.tensor([ids]),
-        "position_ids": torch.tensor([positions]),
-        "attention_mask": visible.tril()[None, None],
-        "logits_to_keep": torch.tensor(places),
-        "labels": torch.tensor(labels),
-    }
-
-
-def _shared(samples: Sequence[Sample]) -> int:
-    """How many leading ids all samples have in common and none learns anything from.
-
-    The place before a sample's first learned token predicts that token, so it stays the sample's own.
-    """
-    first = samples[0].ids
-    length = min(sample.first for sample in samples) - 1
-    for sample in samples[1:]:
-        while sample.ids[:length] != first[:length]:
-            length -= 1
-    return length

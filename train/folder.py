@@ -1,7 +1,8 @@
 """The output folder of a run: whose run it is, how far it got, and the files it ends with.
 
 A run is known by its fingerprint: the settings that decide the adapter, and hashes of what they name. While it
-works, `checkpoints/` holds the fingerprint and the last complete checkpoint; when it is done, `training.json` does.
+works, `checkpoints/` holds the fingerprint, the last complete checkpoint and the best adapter so far; when it is
+done, `training.json` does.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from stellar_local.errors import ModelError, UsageError
 from stellar_local.files import atomic_text, ensure_folder, explain, read_text, sha256
 
+from .adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from .config import TrainConfig
-from .model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 RECORD, TEMPLATE, CHECKPOINTS = "training.json", "template.json", "checkpoints"
-_RUN, _COMPLETE, _PREFIX = "run.json", "complete", "checkpoint-"
+_RUN, _COURSE, _BEST, _COMPLETE, _PREFIX = "run.json", "course.json", "best", "complete", "checkpoint-"
 _OVERWRITE = "give another --out, or --overwrite to start anew"
 
 
@@ -93,9 +94,13 @@ class RunFolder:
             shutil.rmtree(path, ignore_errors=True)
         return max(complete, key=step_of, default=None)
 
-    def commit(self, step: int) -> None:
-        """Mark the checkpoint of `step` as complete, once its files are on the disk, and remove older ones."""
+    def commit(self, step: int, course: Mapping[str, Any]) -> None:
+        """Mark the checkpoint of `step` as complete, once its files are on the disk, and remove older ones.
+
+        `course` is what the run needs to know beside the Trainer's own state, as JSON values.
+        """
         current = self.checkpoints / f"{_PREFIX}{step}"
+        atomic_text(current / _COURSE, json.dumps(course))
         for path in current.rglob("*"):
             if path.is_file():
                 with path.open("rb+") as handle:
@@ -104,6 +109,26 @@ class RunFolder:
         for path in self.checkpoints.glob(f"{_PREFIX}*"):
             if path != current:
                 shutil.rmtree(path, ignore_errors=True)
+
+    def course(self, checkpoint: Path) -> dict[str, Any]:
+        """What `commit` was given with this checkpoint. Raises ModelError where it is damaged."""
+        return _read(checkpoint / _COURSE) or {}
+
+    @property
+    def best(self) -> Path:
+        """Where the best adapter so far is kept, once there is one."""
+        return self.checkpoints / _BEST
+
+    def keep_best(self, save: Callable[[Path], None]) -> None:
+        """Let `save` write the best adapter so far, and put it in the last one's place once it is complete."""
+        fresh, old = self.checkpoints / f"{_BEST}.new", self.checkpoints / f"{_BEST}.old"
+        shutil.rmtree(fresh, ignore_errors=True)
+        save(ensure_folder(fresh))
+        shutil.rmtree(old, ignore_errors=True)
+        if self.best.exists():
+            self.best.replace(old)
+        fresh.replace(self.best)
+        shutil.rmtree(old, ignore_errors=True)
 
     def finish(self, adapter: Path, template_source: str, record: Mapping[str, Any]) -> None:
         """Move the verified adapter into place, then write template.json, and training.json last of all."""

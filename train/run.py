@@ -1,33 +1,40 @@
 """One training run from a TrainConfig to a folder with an adapter: Transformers' Trainer, resumable, interruptible.
 
-Knows the order of things and how to speak of them; the parts are the other modules'. Training is done by one
-process on one device.
+Knows the order of things and how to speak of them; the parts are the other modules'. What Accelerate or torchrun
+starts several times trains together, each process on a device of its own; the first one speaks and writes.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from stellar_local import __version__
-from stellar_local.console import progress, say
-from stellar_local.errors import ModelError, StellarError
-from stellar_local.files import ensure_folder, exclusive, explain, sha256
+from stellar_local.console import say
+from stellar_local.errors import ModelError, UsageError
+from stellar_local.files import ensure_folder, exclusive, sha256
 from stellar_local.native.cores import spin_briefly
 from stellar_local.prompts import Template, load_template
 
+from .adapter import add_lora, load_weights, save_adapter, verify_effect
+from .base import PACKAGES, check_base, load_base, quiet, require_packages
 from .config import TrainConfig
-from .corpus import Triple, read
-from .dataset import Counts, Sample, encode_all, hold_out
+from .corpus import read
+from .dataset import Counts, Encoding, Sample, encode_all, hold_out
+from .display import Display
+from .fit import Choice
 from .folder import RunFolder, fingerprint, step_of
-from .model import PACKAGES, add_lora, check_base, choose_dtype, load_base, quiet, require_packages, save_adapter
+from .logs import RunLog
+from .packing import Limit
+from .placing import RANK, Place, find_place, planned, tell, told_peak, wait_for_all
+from .steps import Steps
+from .stopping import explained, stop_on_signals
 from .tokenizer import load_tokenizer
 
 
@@ -38,6 +45,12 @@ class Prepared:
     train: list[Sample]
     validation: list[Sample]
     counts: Counts
+    steps: Steps
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sample."""
+        return max(len(sample.ids) for sample in [*self.train, *self.validation])
 
 
 def train(config: TrainConfig, overwrite: bool = False) -> Path:
@@ -50,133 +63,175 @@ def train(config: TrainConfig, overwrite: bool = False) -> Path:
     spin_briefly()
     template = load_template(config.template)
     base = check_base(config.base)
-    triples = read(config.data)
+    data = _prepare(config, template, base)
     run = RunFolder(config.out, fingerprint(config, template.source))
     ensure_folder(config.out)
-    with exclusive(config.out / ".lock", config.out):
+    with ExitStack() as stack:
+        if RANK == 0:
+            stack.enter_context(exclusive(config.out / ".lock", config.out))
         if run.open(overwrite):
-            say(f"{config.out} already holds this adapter: nothing to do")
-        else:
-            _train(config, template, base, triples, run)
+            tell(f"{config.out} already holds this adapter: nothing to do")
+            return config.out
+        _tell_counts(data, config)
+        with quiet():
+            _fit(config, template, base, data, run)
+        tell(f"adapter written to {config.out}")
     return config.out
 
 
-def _train(
-    config: TrainConfig, template: Template, base: Mapping[str, Any], triples: list[Triple], run: RunFolder
-) -> None:
-    """Tokenize, check that base and tokenizer fit, and run."""
+def _prepare(config: TrainConfig, template: Template, base: Mapping[str, Any]) -> Prepared:
+    """Read and tokenize the data, and check that base and tokenizer fit."""
     tokenizer = load_tokenizer(config.base)
-    kept, counts = encode_all(triples, template, tokenizer, config.cutoff_len, config.train_on_inputs)
-    highest = max(max(sample.ids) for sample in kept)
+    encoding = Encoding(config.cutoff_len, config.over_long, config.train_on_inputs, config.add_eos_token)
+    kept, counts = encode_all(read(config.data), template, tokenizer, encoding)
+    if config.val_data is not None:
+        train, validation = kept, encode_all(read(config.val_data), template, tokenizer, encoding)[0]
+    else:
+        train, validation = hold_out(kept, config.val_set_size, config.seed)
+    highest = max(max(sample.ids) for sample in [*train, *validation])
     if highest >= base.get("vocab_size", highest + 1):
         raise ModelError(
             f"the tokenizer gives id {highest}, but the base model has {base['vocab_size']} tokens",
             "the tokenizer files belong to another model",
         )
-    prepared = Prepared(*hold_out(kept, config.val_set_size, config.seed), counts)
-    _say_counts(prepared, config)
-    with quiet():
-        _fit(config, template, prepared, run)
-    say(f"adapter written to {config.out}")
+    lengths = [len(sample.ids) for sample in train]
+    steps = Steps(lengths, config.batch_size, config.epochs, config.max_steps, config.seed, config.group_by_length)
+    return Prepared(train, validation, counts, steps)
 
 
-def _say_counts(data: Prepared, config: TrainConfig) -> None:
+def _tell_counts(data: Prepared, config: TrainConfig) -> None:
     counts = data.counts
-    line = f"{len(data.train)} rows to train on, {counts.learned_tokens} answer tokens of {counts.tokens}"
+    line = f"{len(data.train)} samples to train on, {counts.learned_tokens} answer tokens of {counts.tokens}"
     if data.validation:
-        line += f"; {len(data.validation)} rows held out"
-    if counts.too_long:
-        line += f"; {counts.too_long} left out: longer than {config.cutoff_len} tokens"
+        line += f"; {len(data.validation)} held out"
+    long = f"longer than {config.cutoff_len} tokens"
+    for number, what in ((counts.too_long, "left out"), (counts.truncated, "cut"), (counts.divided, "split")):
+        if number:
+            line += f"; {number} {what}: {long}"
     if counts.empty:
         line += f"; {counts.empty} left out: no answer"
-    say(line)
+    tell(line)
 
 
-def _fit(config: TrainConfig, template: Template, data: Prepared, run: RunFolder) -> None:
-    """Load, train, verify and save."""
+def _fit(config: TrainConfig, template: Template, base: Mapping[str, Any], data: Prepared, run: RunFolder) -> None:
+    """Plan, load, train, verify and save."""
     import torch
     from transformers import set_seed
 
     if config.threads:
         torch.set_num_threads(config.threads)
-    set_seed(config.seed)
     began = time.monotonic()
-    dtype = choose_dtype(config.dtype)
-    with _explained(config, run):
-        model, pairs = add_lora(load_base(config.base, dtype), config)
-        run.begin()
-        with _stop_on_interrupt() as interrupted:
-            trainer = _loop(config, model, data, run, interrupted)
-    adapter = ensure_folder(run.checkpoints / "adapter")
-    save_adapter(trainer.model, adapter, pairs)
-    history = trainer.state.log_history
-    record = {
-        "stellar_local": __version__,
-        "config": config.as_json(),
-        "data_sha256": sha256(config.data),
-        "rows": {**data.counts.as_json(), "train": len(data.train), "validation": len(data.validation)},
-        "steps": trainer.state.global_step,
-        "pairs": pairs,
-        "losses": [round(entry["loss"], 6) for entry in history if "loss" in entry],
-        "validation_losses": [round(entry["eval_loss"], 6) for entry in history if "eval_loss" in entry],
-        "seconds": round(time.monotonic() - began, 1),
-        "device": str(trainer.args.device),
-        "dtype": str(dtype).removeprefix("torch."),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-    }
-    run.finish(adapter, template.source, record)
+    place = find_place()
+    choice = planned(config, base, place, data.longest)
+    set_seed(config.seed)
+    with explained(config, run):
+        model = load_base(config.base, choice.setup.dtype, place.device)
+        model, pairs = add_lora(model, config)
+        start = _adapter_to_start_from(config)
+        if start is not None:
+            load_weights(model, start)
+        if RANK == 0:
+            run.begin()
+        wait_for_all()
+        with stop_on_signals() as interrupted:
+            loop = _Loop(config, model, pairs, data, run, place, choice, interrupted)
+            trainer, watch = loop.run()
+        if RANK != 0:
+            return
+        course = watch.course
+        final = ensure_folder(run.checkpoints / "adapter")
+        save_adapter(trainer.model, final, pairs)
+        chosen = run.best if course.best_step else final
+        loop.ends.restore()
+        verify_effect(model, data.train[0].ids, chosen, pairs)
+        if course.best_step and course.best_step != trainer.state.global_step:
+            tell(f"the adapter of step {course.best_step} is kept: its validation loss, {course.best_loss:.4f}, is best")
+        history = trainer.state.log_history
+        record = {
+            "stellar_local": __version__,
+            "config": config.as_json(),
+            "data_sha256": sha256(config.data),
+            "rows": {**data.counts.as_json(), "train": len(data.train), "validation": len(data.validation)},
+            "steps": trainer.state.global_step,
+            "adapter_step": course.best_step or trainer.state.global_step,
+            "stopped_early": watch.stopped_early,
+            "pairs": pairs,
+            "losses": [round(entry["loss"], 6) for entry in history if "loss" in entry],
+            "validation_losses": watch.course.validation,
+            "seconds": round(time.monotonic() - began, 1),
+            "device": str(place.device),
+            "dtype": choice.setup.dtype,
+            "plan": choice.as_json(),
+            "peak_bytes": told_peak(choice, place),
+            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        }
+        run.finish(chosen, template.source, record)
 
 
-def _loop(config: TrainConfig, model: Any, data: Prepared, run: RunFolder, interrupted: threading.Event) -> Any:
-    """Run the Trainer from the last checkpoint, if any; returns it. Raises KeyboardInterrupt if told to stop."""
-    from .trainer import make_trainer
+class _Loop:
+    """The Trainer of one run, from the last checkpoint, if any."""
 
-    checkpoint = run.last_checkpoint()
-    if checkpoint is not None:
-        say(f"going on from step {step_of(checkpoint)}")
-    with progress("training", config.steps(len(data.train))) as bar:
-        trainer = make_trainer(config, model, data.train, data.validation, run, bar, interrupted)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if trainer.state.global_step < trainer.state.max_steps:
-        say(f"stopped after step {trainer.state.global_step}; the same command goes on from there")
-        raise KeyboardInterrupt
-    return trainer
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: Any,
+        pairs: int,
+        data: Prepared,
+        run: RunFolder,
+        place: Place,
+        choice: Choice,
+        interrupted: threading.Event,
+    ) -> None:
+        from .lean import Ends, make_lean
 
+        self._config, self._model, self._pairs, self._data, self._folder = config, model, pairs, data, run
+        self._place, self._choice, self._interrupted = place, choice, interrupted
+        base = model.get_base_model()
+        self.ends = Ends(base, place.device, choice.setup.embedding_on_cpu, config.neftune_alpha)
+        if place.device.type != "cpu":
+            make_lean(base)
 
-@contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """While the block runs, the first Ctrl-C sets the event, so that a step can end; the second stops at once."""
-    asked = threading.Event()
+    def run(self) -> tuple[Any, Any]:
+        """Train; returns the Trainer and its watch. Raises KeyboardInterrupt if told to stop."""
+        from .trainer import PackedTrainer, arguments
+        from .watch import Course, Watch
 
-    def ask(number: int, frame: object) -> None:
-        if asked.is_set():
+        config, data, setup = self._config, self._data, self._choice.setup
+        checkpoint = self._checkpoint()
+        course = Course(**self._folder.course(checkpoint)) if checkpoint else Course()
+        done = step_of(checkpoint) if checkpoint else 0
+        if checkpoint is not None:
+            tell(f"going on from step {done}")
+        limit = Limit(course.rows, course.tokens) if checkpoint else self._choice.limit
+        with ExitStack() as stack:
+            log = display = None
+            if RANK == 0:
+                log = stack.enter_context(RunLog(config.out, done))
+                display = stack.enter_context(Display(len(data.steps), done, config.epochs))
+            watch = Watch(config, self._folder, data.steps, course, log, display, self._interrupted, self._pairs)
+            trainer = PackedTrainer(
+                model=self._model,
+                args=arguments(
+                    config, len(data.steps), str(self._folder.checkpoints), self._place.device, setup.dtype,
+                    setup.checkpointing,
+                ),
+                train_dataset=data.train,
+                eval_dataset=data.validation or None,
+                callbacks=[watch],
+                ends=self.ends,
+                steps=data.steps,
+                done=done,
+                limit=limit,
+                offload=setup.offload,
+                loraplus_ratio=config.loraplus_ratio,
+            )
+            watch.trainer = trainer
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if trainer.state.global_step < trainer.state.max_steps and not watch.stopped_early:
+            tell(f"stopped after step {trainer.state.global_step}; the same command goes on from there")
             raise KeyboardInterrupt
-        asked.set()
-        say("stopping after this step; Ctrl-C again stops at once")
+        return trainer, watch
 
-    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
-        yield asked
-        return
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _explained(config: TrainConfig, run: RunFolder) -> Iterator[None]:
-    """Turn what the machine may run out of, memory or disk, into our errors."""
-    try:
-        yield
-    except OSError as error:
-        raise explain(error, run.out, "write to") from error
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
-            raise ModelError(
-                f"not enough memory for {config.micro_batch_size} rows at once",
-                "lower --micro-batch-size, which leaves the result as it is, or --cutoff-len",
-            ) from error
-        if "PytorchStreamWriter" in str(error):  # how torch.save words a full disk
-            raise StellarError(f"cannot write a checkpoint to {run.checkpoints}", "free some space there") from error
-        raise
+    def _checkpoint(self) -> Path | None:
+        given = self._config.resume_from_checkpoint
+        return self._folder.last_checkpoint() or (Path(given) if given and _is_checkpoint(Path(given)) else None)

@@ -1,4 +1,4 @@
-"""Triples: formats, broken rows named by line, deterministic building, and what the shipped corpus holds."""
+"""Triples: formats, broken rows named by line, and what the shipped corpus holds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stellar_local.errors import StellarError, UsageError
 from train import corpus
-from train.corpus import Triple, build, read, shipped
+from train.corpus import Triple, read, shipped
 
 ROW = '{"instruction": "a", "input": "", "output": "b"}'
 HAN = range(0x4E00, 0xA000)
@@ -88,43 +88,6 @@ def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
     corpus.write(rows, path)
     assert read(path) == rows
     assert [Triple(**row) for row in json.loads(path.read_text(encoding="utf-8"))] == rows
-
-
-def test_build_is_deterministic_and_shuffled(tmp_path: Path) -> None:
-    sources = {name: shipped(name) for name in corpus.CATEGORIES}
-    first, again = (
-        build(sources, {"identity": 2}, {"astronomy": 60}),
-        build(sources, {"identity": 2}, {"astronomy": 60}),
-    )
-    assert first == again
-    assert first.rows != build(sources, {"identity": 2}, {"astronomy": 60}, seed=1).rows
-    assert first.counts == {
-        "astronomy": 60,
-        "identity": 2 * len(sources["identity"]),
-        "general": len(sources["general"]),
-    }
-    assert len(first.rows) == sum(first.counts.values())
-    identity = set(sources["identity"])
-    assert any(row in identity for row in first.rows[:20])
-    assert any(row not in identity for row in first.rows[:20])
-    corpus.write(first.rows, tmp_path / "a.json")
-    corpus.write(again.rows, tmp_path / "b.json")
-    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
-
-
-def test_a_limit_leaves_other_sources_alone() -> None:
-    sources = {name: shipped(name) for name in corpus.CATEGORIES}
-    plain, limited = build(sources, limit={"identity": 9}), build(sources, limit={"identity": 9, "general": 3})
-    identity = set(sources["identity"])
-    assert {row for row in plain.rows if row in identity} == {row for row in limited.rows if row in identity}
-
-
-def test_build_removes_exact_duplicates_across_sources() -> None:
-    a, b, c = Triple("q", "", "1"), Triple("q", "", "2"), Triple("q", " ", "1")
-    built = build({"x": [a, b, a], "y": [a, c]}, {"y": 2})
-    assert built.duplicates == 2
-    assert built.counts == {"x": 2, "y": 2}
-    assert sorted(built.rows, key=str) == sorted([a, b, c, c], key=str)
 
 
 def test_unknown_category() -> None:

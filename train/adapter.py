@@ -1,0 +1,120 @@
+"""The LoRA adapter: added to a base, saved, and the saved file verified.
+
+Knows PEFT; knows nothing of data or of training. torch and PEFT are imported inside functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stellar_local.errors import ModelError, UsageError
+
+from .config import ALL_LINEAR, TrainConfig
+
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+def linear_names(model: Any) -> list[str]:
+    """The names of the linear layers inside the base's blocks (`q_proj` ... `down_proj`): what may get an adapter."""
+    import torch
+
+    modules = model.model.layers.named_modules()
+    return list(dict.fromkeys(name.rsplit(".", 1)[-1] for name, part in modules if isinstance(part, torch.nn.Linear)))
+
+
+def add_lora(model: Any, config: TrainConfig) -> tuple[Any, int]:
+    """Give `model` LoRA layers as `config` says; returns the PEFT model and its number of A, B pairs.
+
+    The adapter's weights are float32 whatever the base's are. Raises UsageError for a module the base lacks.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    available = linear_names(model)
+    names: Sequence[str] = config.lora_target_modules
+    if tuple(names) == (ALL_LINEAR,):
+        names = available
+    if unknown := [name for name in names if name not in available]:
+        raise UsageError(
+            f"the base model has no module named {', '.join(unknown)}",
+            f"choose among {', '.join(available)}, or {ALL_LINEAR}",
+        )
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=list(names),
+        bias="none",
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
+    )
+    adapted = get_peft_model(model, lora)
+    pairs = sum("lora_A" in name for name, _ in adapted.named_parameters())
+    return adapted, pairs
+
+
+def save_adapter(model: Any, folder: Path, pairs: int) -> None:
+    """Save the adapter alone into `folder` and verify what was written. Raises ModelError."""
+    model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    verify_adapter(folder, pairs)
+
+
+def verify_adapter(folder: Path, pairs: int) -> None:
+    """Open the saved adapter anew: `pairs` pairs, all finite, some B not zero. Raises ModelError if not so.
+
+    A saving bug leaves a valid but empty file, which loads without complaint and changes nothing.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / ADAPTER_WEIGHTS
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"the saved adapter cannot be read back: {path}", "check the disk and train again") from error
+    ups = {name for name in weights if name.endswith("lora_B.weight")}
+    complete = {name for name in ups if name.replace("lora_B", "lora_A") in weights}
+    magnitudes = {name for name in weights if "lora_magnitude_vector" in name}
+    if len(complete) != pairs or len(weights) != 2 * pairs + len(magnitudes) or len(magnitudes) not in (0, pairs):
+        raise ModelError(f"the saved adapter holds {len(complete)} pairs of matrices instead of {pairs}: {path}")
+    if not all(bool(weight.isfinite().all()) for weight in weights.values()):
+        raise ModelError(f"the saved adapter holds numbers that are not finite: {path}", "lower --learning-rate")
+    if not any(bool(weights[name].any()) for name in ups):
+        raise ModelError(f"the saved adapter changes nothing, every B is zero: {path}", "raise --learning-rate")
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Put the weights of a saved adapter of the same shape into the PEFT model. Raises UsageError, ModelError."""
+    from peft import set_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / ADAPTER_WEIGHTS
+    try:
+        weights = load_file(str(path))
+        result = set_peft_model_state_dict(model, weights)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"the adapter cannot be read: {path}", "copy it again") from error
+    except RuntimeError as error:  # torch's way of saying that shapes differ
+        raise UsageError(f"{path} has another rank or other modules than this run", "give its own options") from error
+    missing = [name for name in getattr(result, "missing_keys", []) if "lora_" in name]
+    if missing or getattr(result, "unexpected_keys", []):
+        raise UsageError(f"{path} has other modules than this run", "give its own --lora-target-modules")
+
+
+def verify_effect(model: Any, ids: Sequence[int], folder: Path, pairs: int) -> None:
+    """Load the saved adapter anew into the model; its logits over `ids` differ from the base's. Raises ModelError."""
+    import torch
+
+    verify_adapter(folder, pairs)
+    load_weights(model, folder)
+    model.eval()
+    tokens = torch.tensor([ids], device=model.device)
+    with torch.no_grad():
+        tuned = model(input_ids=tokens).logits[0, -1].float()
+        with model.disable_adapter():
+            plain = model(input_ids=tokens).logits[0, -1].float()
+    if not bool(tuned.isfinite().all()) or torch.equal(tuned, plain):
+        raise ModelError(f"the saved adapter does not change the model's answers: {folder}", "raise --learning-rate")

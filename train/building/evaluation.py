@@ -1,0 +1,151 @@
+"""The texts of evaluation sets: every text of JSON, JSONL, TXT, CSV, TSV and XLSX files, with the place of each.
+
+Knows the formats and that ids are no content; knows nothing of training data.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from stellar_local.errors import MissingExtraError, StellarError, UsageError
+from stellar_local.files import explain, is_there, read_text
+
+Text = tuple[str, str]  # where it stands, and what it says
+_ID = re.compile(r"(.*[_-])?(id|uuid|idx|index)", re.IGNORECASE)
+_DEEPEST = 100  # levels of JSON
+
+
+def files_of(name: str, path: Path) -> list[tuple[str, Path]]:
+    """A file, or the files in a folder, with what they are called in places, where the whole is called `name`.
+
+    Raises UsageError for what is absent, empty or of an unknown format.
+    """
+    known = f"known are {', '.join(_READERS)}"
+    if not is_there(path):
+        raise UsageError(f"evaluation set not found: {path}", "check [decontaminate] files")
+    if not path.is_dir():
+        if path.suffix.lower() not in _READERS:
+            raise UsageError(f"unknown format of an evaluation set: {path}", known)
+        return [(name, path)]
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _READERS and file.is_file())
+    if not files:
+        raise UsageError(f"no evaluation files in {path}", known)
+    return [(f"{name.rstrip('/')}/{file.relative_to(path).as_posix()}", file) for file in files]
+
+
+def texts_of(name: str, path: Path) -> Iterator[Text]:
+    """Every text of a file, each with its place. Raises StellarError for what cannot be read."""
+    for where, text in _READERS[path.suffix.lower()](path):
+        yield f"{name}, {where}", text
+
+
+def _json(path: Path) -> Iterator[Text]:
+    """One document, item by item where it is a list; or one document a line, whatever the file is called."""
+    text = read_text(path, "evaluation set")
+    try:
+        document = json.loads(text)
+    except ValueError:
+        yield from _json_lines(path)
+        return
+    except RecursionError as error:
+        raise StellarError(f"{path} is nested too deeply", "give the questions as a list") from error
+    for number, item in enumerate(document if isinstance(document, list) else [document], 1):
+        for found in _strings(item, path):
+            yield f"item {number}", found
+
+
+def _json_lines(path: Path) -> Iterator[Text]:
+    for number, line in enumerate(read_text(path, "evaluation set").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise StellarError(f"not JSON: {path}, line {number}", "give JSON, or one value a line") from error
+        for found in _strings(value, path):
+            yield f"line {number}", found
+
+
+def _strings(value: Any, path: Path, depth: int = 0) -> Iterator[str]:
+    """The texts in a JSON value but ids; and a question that stands apart from its input, as one."""
+    if depth > _DEEPEST:
+        raise StellarError(f"{path} is nested too deeply", "give the questions as a list")
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item, path, depth + 1)
+    elif isinstance(value, dict):
+        instruction, given = value.get("instruction"), value.get("input")
+        if isinstance(instruction, str) and isinstance(given, str) and given.strip():
+            yield f"{instruction}\n{given}"
+        for key, item in value.items():
+            if not (isinstance(item, str) and _ID.fullmatch(key)):
+                yield from _strings(item, path, depth + 1)
+
+
+def _lines(path: Path) -> Iterator[Text]:
+    for number, line in enumerate(read_text(path, "evaluation set").splitlines(), 1):
+        yield f"line {number}", line
+
+
+def _csv(path: Path) -> Iterator[Text]:
+    """Every cell; the encoding is UTF-8, or what Chinese Excel writes."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise explain(error, path, "read") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        try:
+            text = data.decode("gb18030")
+        except UnicodeDecodeError as error:
+            raise StellarError(f"{path} is neither UTF-8 nor GB18030", "save it as UTF-8") from error
+    csv.field_size_limit(1 << 30)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    try:
+        for cells in reader:
+            for cell in cells:
+                yield f"line {reader.line_num}", cell
+    except csv.Error as error:
+        raise StellarError(f"{path}, line {reader.line_num}: {error}", "save it as CSV again") from error
+
+
+def _xlsx(path: Path) -> Iterator[Text]:
+    """Every cell that holds a text, sheet by sheet."""
+    try:
+        import openpyxl
+    except ImportError as error:
+        raise MissingExtraError("train", "openpyxl", f"reading {path.name}") from error
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        try:
+            for sheet in book.worksheets:
+                for number, cells in enumerate(sheet.iter_rows(values_only=True), 1):
+                    for cell in cells:
+                        if isinstance(cell, str):
+                            yield f"{sheet.title}, row {number}", cell
+        finally:
+            book.close()
+    except OSError as error:
+        raise explain(error, path, "read") from error
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, SyntaxError, EOFError) as error:
+        raise StellarError(f"{path} is no workbook that can be read", "open it and save it as .xlsx again") from error
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Text]]] = {
+    ".json": _json,
+    ".jsonl": _json_lines,
+    ".txt": _lines,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".xlsx": _xlsx,
+}

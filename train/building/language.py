@@ -1,0 +1,28 @@
+"""Which language a text is in, by the share of its scripts: what a report needs, not what a linguist does."""
+
+from __future__ import annotations
+
+import re
+
+LANGUAGES = ("zh", "en", "mixed", "other")
+_HAN_RANGES = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+_LATIN_RANGES = "A-Za-z\u00c0-\u024f"
+_HAN = re.compile(f"[{_HAN_RANGES}]")
+_LATIN = re.compile(f"[{_LATIN_RANGES}]+")
+_OTHER = re.compile(f"[^\\W\\d_{_LATIN_RANGES}{_HAN_RANGES}]")
+_GLOSS = re.compile(r"[(（][^()（）]{1,40}[)）]")  # a name in the other script: StellarSpeak (星语者)
+_HAN_PER_WORD = 1.7  # Chinese characters that say as much as one English word
+
+
+def language_of(text: str) -> str:
+    """`zh` or `en` where at least two thirds of a text's words are in that script, else `mixed`.
+
+    Any Latin script counts as English; short remarks in brackets do not count, unless they are all there is. `other`:
+    most letters are of neither script, or there are none.
+    """
+    text = _GLOSS.sub(" ", text).strip() or text
+    han, words, other = len(_HAN.findall(text)), _LATIN.findall(text), len(_OTHER.findall(text))
+    if other > han + sum(map(len, words)) or not (han or words):
+        return "other"
+    share = (han / _HAN_PER_WORD) / (han / _HAN_PER_WORD + len(words))
+    return "zh" if 3 * share >= 2 else "en" if 3 * share <= 1 else "mixed"

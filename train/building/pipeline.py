@@ -1,0 +1,125 @@
+"""From a recipe to rows: read, filter, take evaluation sets out, split, remove what is said twice, balance, shuffle.
+
+Knows the order of these steps and why it is so; writes no file. The same recipe and sources give the same rows in
+every process: nothing depends on Python's own hashes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from stellar_local.errors import StellarError
+
+from .duplicates import LIKE_VALIDATION, NEAR, apart_from, near_by, unique_questions, without_similar
+from .evaluation import files_of, texts_of
+from .overlap import Evaluation, without_overlap
+from .recipe import Recipe
+from .rows import Removals, Row, first_of_identical, limited, read_source
+from .shares import Part, Plan, plan, spread
+from .split import divide
+
+REDUCED = "given up for the shares"  # why a row is left out
+_MANY = 0.3  # of a source: if more go as near duplicates, they may be something else
+
+
+@dataclass
+class Built:
+    """What a recipe gave. `train` has its repetitions; `distinct` counts each source's rows without them, `read` those
+    of its files; `texts` is how many evaluation texts there were, `cut` where the split parted the hashes.
+    """
+
+    recipe: Recipe
+    train: list[Row]
+    validation: list[Row]
+    read: dict[str, int]
+    distinct: dict[str, int]
+    removals: Removals
+    cut: float
+    texts: int
+    warnings: list[str] = field(default_factory=list)
+
+
+def build(recipe: Recipe) -> Built:
+    """Make the rows of a recipe. Raises StellarError or UsageError where a source, a category or the result is empty,
+    or a file cannot be read; MissingExtraError where a package for it is not installed.
+    """
+    removals = Removals()
+    evaluations = [one for name, path in recipe.evaluations for one in files_of(name, path)]
+    rows: list[Row] = []
+    read: dict[str, int] = {}
+    for source in recipe.sources:
+        own, read[source.name] = read_source(source, removals)
+        rows += own
+    texts = 0
+    if evaluations:
+        evaluation = Evaluation((text for name, path in evaluations for text in texts_of(name, path)), recipe.ngram)
+        texts = evaluation.texts
+        rows = without_overlap(rows, evaluation, removals)
+    rows = limited(first_of_identical(rows, removals), recipe.seed, removals)
+    # Before anything else that compares rows: what is in validation must not hang on what other sources say.
+    split = divide(rows, recipe)
+    validation = unique_questions(split.validation, removals)
+    near = near_by(recipe.near, [*validation, *split.train])
+    # First what validation forbids: a row that is forbidden must not have driven out another one before.
+    train = apart_from(validation, split.train, near, removals) if validation else split.train
+    train = without_similar(train, near, recipe.same_question, removals)
+    if not train:
+        raise StellarError("no row is left for training", f"removed: {summed_up(removals)}")
+    counts = Counter(row.source.name for row in train)
+    parts = [Part(one.name, one.category, counts[one.name], one.weight) for one in recipe.sources]
+    chosen = plan(parts, dict(recipe.shares), recipe.max_repeat, recipe.reduce)
+    mixed = _mixed(train, chosen, recipe.seed, removals)
+    if not mixed:
+        raise StellarError("no row is left for training", "raise the weights in the recipe")
+    random.Random(recipe.seed).shuffle(mixed)
+    distinct = {part.name: part.rows for part in parts}
+    warnings = _doubts(recipe, chosen, distinct, validation, removals)
+    return Built(recipe, mixed, validation, read, distinct, removals, split.cut, texts, warnings)
+
+
+def summed_up(removals: Removals) -> str:
+    """How many rows went for each reason, the most frequent first."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in removals.totals().items()) or "none"
+
+
+def _mixed(rows: Sequence[Row], chosen: Plan, seed: int, removals: Removals) -> list[Row]:
+    """Each source's rows as often as planned, source by source."""
+    by_source: dict[str, list[Row]] = {}
+    for row in rows:
+        by_source.setdefault(row.source.name, []).append(row)
+    mixed = []
+    for name, own in by_source.items():
+        taken = spread(own, chosen.rows[name], f"{seed} {name} repeated")
+        if len(taken) < len(own):
+            stayed = set(map(id, taken))
+            for row in own:
+                if id(row) not in stayed:
+                    removals.add(row, REDUCED)
+        mixed += taken
+    return mixed
+
+
+def _doubts(
+    recipe: Recipe, chosen: Plan, distinct: dict[str, int], validation: Sequence[Row], removals: Removals
+) -> list[str]:
+    """What the user should know of a result that is not what the recipe asked for."""
+    doubts = [
+        f"{name} stays below its share: its rows would have to be put in {factor:.1f} times more often, "
+        f"max_repeat = {recipe.max_repeat} forbids it (or set reduce = true)"
+        for name, factor in chosen.capped.items()
+    ]
+    doubts += [f"no row of the source {name} is left" for name, rows in distinct.items() if not rows]
+    for source in recipe.sources:
+        reasons = removals.of(source.name)
+        near = reasons.get(NEAR, 0) + reasons.get(LIKE_VALIDATION, 0)
+        if near > _MANY * (near + distinct[source.name]):
+            doubts.append(
+                f"{near:,} rows of the source {source.name} went as near duplicates: if they are made from one "
+                "pattern, raise near, or set keep_similar = true and validation = false for it"
+            )
+    if (recipe.share or recipe.rows) and not validation:
+        doubts.append(f"validation is empty: a share of {recipe.share:g} of so few rows is none; raise it")
+    return doubts

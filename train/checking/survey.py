@@ -1,0 +1,147 @@
+"""One pass over the files: every row measured, compared and looked at; what is wrong collected by place.
+
+Holds a few numbers and the normalised text of each row, never the rows themselves, but for the samples to show.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stellar_local.console import one_line, progress
+from stellar_local.errors import StellarError, UsageError
+
+from ..corpus import Located, Triple, scan
+from .findings import BARE, EMPTY_FILE, ENDLESS, LEAK, OVER, UNREADABLE, Finding, Findings
+from .language import language_of
+from .leaks import Leaks
+from .lengths import Length, Lengths, Ruler
+from .normal import normalise
+from .suspicions import suspicions
+from .twins import Twins
+
+_EXCERPT = 120  # characters of a row that a finding quotes
+
+
+@dataclass
+class Source:
+    """One file: what its rows' lengths are by language, and how many places hold no row."""
+
+    path: Path
+    broken: int = 0
+    languages: dict[str, Lengths] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """How many whole rows it has."""
+        return sum(len(lengths.prompts) for lengths in self.languages.values())
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A row to show, with its length."""
+
+    place: str
+    row: Triple
+    length: Length
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Everything that a pass found. `leaks` is None where there was nothing to compare with."""
+
+    ruler: Ruler
+    sources: list[Source]
+    findings: Findings
+    samples: list[Shown]
+    leaks: Leaks | None
+
+
+def survey(paths: Sequence[Path], ruler: Ruler, leaks: Leaks | None, show: int = 0) -> Survey:
+    """Look at every row. `show` rows are drawn as samples, always the same ones of the same files.
+
+    Raises UsageError where the template does not fit the vocabulary.
+    """
+    found = Survey(ruler, [Source(path) for path in paths], Findings(), [], leaks)
+    _Pass(found, show).run()
+    return found
+
+
+class _Pass:
+    """The state of one pass: what has been seen so far."""
+
+    def __init__(self, found: Survey, show: int) -> None:
+        self._found, self._show = found, show
+        self._twins = Twins()
+        self._places: list[tuple[int, int]] = []  # of each row, by its key: number of the source, line
+        self._random = random.Random(0)
+
+    def run(self) -> None:
+        sizes = [source.path.stat().st_size for source in self._found.sources]
+        with progress("check", sum(sizes)) as bar:
+            for number, (source, size) in enumerate(zip(self._found.sources, sizes, strict=True)):
+                bar.describe(f"check {source.path.name}")
+                told = 0
+                try:
+                    for located in scan(source.path):
+                        if located.row is None:
+                            source.broken += 1
+                            self._add(located, located.kind, located.problem, located.excerpt)
+                        else:
+                            self._row(number, source, located, located.row)
+                            # The keys and quotes of a row take about 50 bytes in the file.
+                            told += (step := min(_bytes(located.row) + 50, size - told))
+                            bar.advance(step)
+                except UsageError:  # of the template, which fits no file
+                    raise
+                except StellarError as error:
+                    source.broken += 1
+                    self._found.findings.add(UNREADABLE, Finding(str(source.path), 0, error.message, ""))
+                if not source.rows and not source.broken:
+                    self._found.findings.add(EMPTY_FILE, Finding(str(source.path), 0, "the file is empty", ""))
+                bar.advance(size - told)
+
+    def _add(self, located: Located, kind: str, detail: str, text: str) -> None:
+        excerpt = one_line(text)[:_EXCERPT].strip()
+        self._found.findings.add(kind, Finding(str(located.path), located.line, detail, excerpt))
+
+    def _row(self, number: int, source: Source, located: Located, row: Triple) -> None:
+        ruler = self._found.ruler
+        length = ruler.measure(row)
+        language = language_of(f"{row.instruction}\n{row.input}\n{row.output}")
+        cutoff = ruler.cutoff if ruler.tokenizer is not None else None
+        source.languages.setdefault(language, Lengths()).add(length, cutoff)
+        question = f"{row.instruction} {row.input}"
+        if cutoff is not None:
+            whole = f"{length.total} tokens: prompt {length.prompt}, answer {length.answer}"
+            if length.answer < 1 or length.prompt >= cutoff:
+                self._add(located, BARE, whole, question)
+            elif length.total > cutoff:
+                self._add(located, OVER, whole, question)
+            elif not length.ends:
+                self._add(located, ENDLESS, "", question)
+        self._places.append((number, located.line))
+        asked = normalise(f"{row.instruction}\n{row.input}")
+        if twin := self._twins.add(len(self._places) - 1, row, asked, normalise(row.output)):
+            other, line = self._places[twin.earlier]
+            where = f"line {line}" if other == number else f"{self._found.sources[other].path}:{line}"
+            self._add(located, twin.kind, f"as {where}" + (f", {twin.detail}" if twin.detail else ""), question)
+        if self._found.leaks is not None and (leak := self._found.leaks.find(asked)):
+            self._add(located, LEAK, ": ".join(leak), question)
+        for kind, detail in suspicions(row):
+            self._add(located, kind, detail, question if not detail else row.output)
+        self._draw(Shown(f"{located.path}:{located.line}", row, length))
+
+    def _draw(self, row: Shown) -> None:
+        """Keep a fair sample of what has been seen so far (Vitter's algorithm R)."""
+        samples, seen = self._found.samples, len(self._places)
+        if len(samples) < self._show:
+            samples.append(row)
+        elif self._show and (place := self._random.randrange(seen)) < self._show:
+            samples[place] = row
+
+
+def _bytes(row: Triple) -> int:
+    return sum(len(text.encode("utf-8")) for text in (row.instruction, row.input, row.output))

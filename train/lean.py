@@ -1,0 +1,153 @@
+"""Where memory goes in a LLaMA that is trained with LoRA, and what saves it without changing a result.
+
+Embedding and head are frozen: they leave the model, may stay in host memory, and the head's logits are never whole.
+What checkpointing keeps of each layer, its input, may go to host memory until the backward pass. RMSNorm and SwiGLU
+keep their inputs alone and compute the rest again, in the precision of the reference. Knows Transformers' LLaMA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from .loss import summed_loss
+
+# Smaller tensors are not worth a transfer.
+_WORTH_MOVING = 1 << 20
+
+
+class Ends:
+    """The frozen embedding and head of a model, taken out of it while it is trained.
+
+    On `host` they stay in the host's memory: the embedding is looked up there, the head is copied to the device
+    for each micro-batch, which takes milliseconds. Tied ones stay where they are. Undo with `restore`.
+    """
+
+    def __init__(self, model: Any, device: torch.device, host: bool, noise: float = 0.0) -> None:
+        self._model, self._device, self._noise = model, device, noise
+        self._embedding, self._head = model.get_input_embeddings(), model.get_output_embeddings()
+        self._host = host and device.type == "cuda" and self._head.weight is not self._embedding.weight
+        if self._host:
+            self._embedding.to("cpu")
+            self._head.to("cpu")
+            self._head.weight.data = self._head.weight.data.pin_memory()
+        model.set_output_embeddings(nn.Identity())  # its "logits" are then the hidden states
+        model.model.embed_tokens = nn.Identity()
+
+    def restore(self) -> None:
+        """Put embedding and head back into the model, on its device."""
+        self._model.model.embed_tokens = self._embedding.to(self._device)
+        self._model.set_output_embeddings(self._head.to(self._device))
+
+    def embed(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Embeddings [1, T, H] on the device of ids int64[1, T] on the host, with NEFTune's noise if there is any.
+
+        NEFTune (Jain et al., 2023, arXiv:2310.05914) scales the noise by a sample's length: `lengths` int64[1, T].
+        """
+        place = self._embedding.weight.device
+        found: torch.Tensor = self._embedding(ids.to(place)).to(self._device)
+        if self._noise:
+            scale = self._noise / (lengths.to(self._device) * found.shape[-1]).sqrt()
+            found = found + torch.empty_like(found).uniform_(-1, 1) * scale[..., None].to(found.dtype)
+        return found
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """While the block runs, no noise is added: it belongs to training, not to evaluation."""
+        noise, self._noise = self._noise, 0.0
+        try:
+            yield
+        finally:
+            self._noise = noise
+
+    def loss(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The summed loss of hidden states [L, H] against labels int64[L], both on the device."""
+        return summed_loss(hidden, self._head.weight.to(self._device, non_blocking=True), labels)
+
+
+@contextmanager
+def inputs_on_host(enabled: bool) -> Iterator[None]:
+    """While the block runs, large tensors that the backward pass will need wait in pinned host memory.
+
+    With checkpointing these are the layers' inputs: what is computed again inside a layer is not seen here.
+    """
+
+    def away(tensor: torch.Tensor) -> Any:
+        if not tensor.is_cuda or tensor.numel() * tensor.element_size() < _WORTH_MOVING:
+            return tensor
+        kept = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        kept.copy_(tensor, non_blocking=True)  # in the stream's order, so the later copy back needs no waiting
+        return tensor.device, kept
+
+    def back(kept: Any) -> torch.Tensor:
+        return kept if isinstance(kept, torch.Tensor) else kept[1].to(kept[0], non_blocking=True)
+
+    if not enabled:
+        yield
+        return
+    with torch.autograd.graph.saved_tensors_hooks(away, back):
+        yield
+
+
+class _Norm(torch.autograd.Function):
+    """RMSNorm (Zhang & Sennrich, 2019, arXiv:1910.07467) with a frozen weight: keeps its input alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+        return weight * wide.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Any) -> tuple[torch.Tensor, None, None]:
+        x, weight = ctx.saved_tensors
+        wide = x.float()
+        inverse = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + ctx.eps)
+        normal = wide.mul_(inverse) if x.dtype != torch.float32 else wide * inverse
+        slope = (outputs[0] * weight).float()
+        slope = slope - normal * (slope * normal).mean(-1, keepdim=True)
+        return slope.mul_(inverse).to(x.dtype), None, None
+
+
+class _SwiGLU(torch.autograd.Function):
+    """silu(gate) * up (Shazeer, 2020, arXiv:2002.05202): keeps its inputs alone."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gate, up)
+        return nn.functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        gate, up = ctx.saved_tensors
+        slope = outputs[0]
+        to_up = nn.functional.silu(gate).mul_(slope)
+        to_gate = torch.ops.aten.silu_backward(slope * up, gate)
+        return to_gate, to_up
+
+
+def make_lean(model: Any) -> None:
+    """Let the norms and MLPs of a LLaMA's layers keep less for the backward pass; their parameters stay as named."""
+    from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+
+    class Norm(LlamaRMSNorm):  # type: ignore[misc] # Transformers is seen as Any
+        def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = _Norm.apply(hidden_states, self.weight, self.variance_epsilon)
+            return result
+
+    class Mlp(LlamaMLP):  # type: ignore[misc]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.down_proj(_SwiGLU.apply(self.gate_proj(x), self.up_proj(x)))
+            return result
+
+    for module in model.modules():
+        if type(module) is LlamaRMSNorm:
+            module.__class__ = Norm
+        elif type(module) is LlamaMLP and model.config.hidden_act == "silu":
+            module.__class__ = Mlp
