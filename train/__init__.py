@@ -1,6 +1,7 @@
-"""Turn instruction triples into a LoRA adapter with Transformers and PEFT.
+"""Turn instruction triples into a LoRA adapter with Transformers and PEFT, and make those triples.
 
 Layers, left may import right:
-cli > command > run > trainer > folder > model > dataset > corpus, tokenizer >
-arguments, config_file > config > option (then stellar_local)
+cli > command, importing, building, checking, identity > run > planning, watch > trainer > curve, display > logs >
+stopping > folder > adapter, base, lean > loss, packing, placing, steps > dataset > corpus, tokenizer >
+arguments, config_file, fit > budget > memory > config > option (then stellar_local)
 """

@@ -14,6 +14,7 @@ from stellar_local.errors import ModelError, UsageError
 from .config import ALL_LINEAR, TrainConfig
 
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+ADAPTER_FILES = (ADAPTER_WEIGHTS, "adapter_model.bin")  # alpaca-lora's adapters are of the second kind
 
 
 def linear_names(model: Any) -> list[str]:
@@ -88,20 +89,32 @@ def verify_adapter(folder: Path, pairs: int) -> None:
 def load_weights(model: Any, folder: Path) -> None:
     """Put the weights of a saved adapter of the same shape into the PEFT model. Raises UsageError, ModelError."""
     from peft import set_peft_model_state_dict
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
-    path = folder / ADAPTER_WEIGHTS
+    path = next((folder / name for name in ADAPTER_FILES if (folder / name).is_file()), folder / ADAPTER_WEIGHTS)
+    weights = _weights(path)
     try:
-        weights = load_file(str(path))
         result = set_peft_model_state_dict(model, weights)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"the adapter cannot be read: {path}", "copy it again") from error
     except RuntimeError as error:  # torch's way of saying that shapes differ
         raise UsageError(f"{path} has another rank or other modules than this run", "give its own options") from error
     missing = [name for name in getattr(result, "missing_keys", []) if "lora_" in name]
     if missing or getattr(result, "unexpected_keys", []):
         raise UsageError(f"{path} has other modules than this run", "give its own --lora-target-modules")
+
+
+def _weights(path: Path) -> dict[str, Any]:
+    """The tensors of an adapter's file. Raises ModelError."""
+    import pickle
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".bin":
+            return dict(torch.load(path, map_location="cpu", weights_only=True))
+        return dict(load_file(str(path)))
+    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError) as error:
+        raise ModelError(f"the adapter cannot be read: {path}", "copy it again") from error
 
 
 def verify_effect(model: Any, ids: Sequence[int], folder: Path, pairs: int) -> None:

@@ -10,6 +10,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    quantizer = getLogger("bitsandbytes")
+    quantizer_level = quantizer.level
+    quantizer.setLevel("ERROR")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
@@ -44,6 +48,7 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(level)
+        quantizer.setLevel(quantizer_level)
         if bars:
             logging.enable_progress_bar()
 

@@ -28,7 +28,10 @@ GRAIN = 64
 
 @dataclass(frozen=True)
 class Wish:
-    """What a run asks for; None leaves it to `choose`. `dropout` and `dora` say whether the adapter has them."""
+    """What a run asks for; None leaves it to `choose`. `dropout` and `dora` say whether the adapter has them.
+
+    `most` are the tokens of the run's largest optimizer step, beyond which no micro-batch can grow; 0: unknown.
+    """
 
     rank: int
     modules: tuple[str, ...]
@@ -36,10 +39,10 @@ class Wish:
     dora: bool = False
     dtype: str | None = None
     tokens: int | None = None
+    most: int = 0
     checkpointing: bool | None = None
     offload: bool | None = None
     embedding_on_cpu: bool | None = None
-    head_4bit: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,8 @@ class _Search:
     @property
     def goal(self) -> int:
         """Tokens at once that are aimed at; a sample is never cut, so the longest has its place."""
-        return max(self.wish.tokens or GOAL[self.device], self.longest)
+        aim = self.wish.tokens or GOAL[self.device]
+        return max(min(aim, self.wish.most or aim), self.longest)
 
     def setup(self, dtype: str, tokens: int, checkpointing: bool, offload: bool, on_cpu: bool) -> Setup:
         """A Setup of this run."""
@@ -143,7 +147,6 @@ class _Search:
             checkpointing=checkpointing,
             offload=offload,
             embedding_on_cpu=on_cpu,
-            head_4bit=wish.head_4bit,
             device=self.device,
             dropout=wish.dropout,
             dora=wish.dora,
@@ -197,6 +200,8 @@ class _Search:
             yield f"{tokens:,} tokens at once: as many as the longest sample has"
         elif tokens < self.goal:
             yield f"{tokens:,} tokens at once: what fits; {aim} would need {self.need(setup.dtype, setup)}"
+        elif tokens == wish.most:
+            yield f"{tokens:,} tokens at once: the largest optimizer step as a whole"
         elif wish.tokens is not None:
             yield f"{tokens:,} tokens at once: as asked for"
         else:

@@ -18,23 +18,33 @@ from typing import Any
 from stellar_local.errors import ModelError, UsageError
 from stellar_local.files import atomic_text, ensure_folder, explain, read_text, sha256
 
-from .adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from .adapter import ADAPTER_CONFIG, ADAPTER_FILES, ADAPTER_WEIGHTS
 from .config import TrainConfig
 
 RECORD, TEMPLATE, CHECKPOINTS = "training.json", "template.json", "checkpoints"
+LOG, EVENTS, CURVE = "log.csv", "tensorboard", "loss.png"
 _RUN, _COURSE, _BEST, _COMPLETE, _PREFIX = "run.json", "course.json", "best", "complete", "checkpoint-"
+_HASHED = ("data", "val_data", "template", "base_config", "resume_from_checkpoint")
 _OVERWRITE = "give another --out, or --overwrite to start anew"
 
 
 def fingerprint(config: TrainConfig, template_source: str) -> dict[str, Any]:
-    """What decides the adapter: settings and the hashes of data, template and base configuration."""
-    return {
+    """What decides the adapter: settings and the hashes of data, template, base configuration and starting weights."""
+    run = {
         **config.deciding(),
         "base": str(config.base.resolve()),
         "data": sha256(config.data),
         "template": hashlib.sha256(template_source.encode()).hexdigest(),
         "base_config": sha256(config.base / "config.json"),
     }
+    if config.val_data is not None:
+        run["val_data"] = sha256(config.val_data)
+    if run["resume_from_checkpoint"]:
+        folder = Path(config.resume_from_checkpoint)
+        run["resume_from_checkpoint"] = next(
+            (sha256(folder / name) for name in ADAPTER_FILES if (folder / name).is_file()), str(folder)
+        )
+    return run
 
 
 class RunFolder:
@@ -82,7 +92,7 @@ class RunFolder:
         """The first setting in which `run` differs from this one, in words; "" if there is none."""
         for key in sorted(self._run.keys() | run.keys()):
             if self._run.get(key) != run.get(key):
-                hashed = key in ("data", "template", "base_config")
+                hashed = key in _HASHED
                 return f"its {key} differs" if hashed else f"its {key} is {run.get(key)}, not {self._run.get(key)}"
         return ""
 
@@ -148,13 +158,20 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Remove what a run of ours leaves, and nothing else that may be in the folder."""
-        for name in (RECORD, ADAPTER_WEIGHTS, ADAPTER_CONFIG, TEMPLATE):
+        for name in (RECORD, ADAPTER_WEIGHTS, ADAPTER_CONFIG, TEMPLATE, LOG, CURVE):
             (self.out / name).unlink(missing_ok=True)
+        for path in (self.out / EVENTS).glob("events.out.tfevents.*"):
+            path.unlink(missing_ok=True)
         self.discard_checkpoints()
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder holds a whole checkpoint of a run of ours."""
+    return (folder / _COMPLETE).is_file() and step_of(folder) > 0
+
+
 def step_of(checkpoint: Path) -> int:
-    """The optimizer step a checkpoint was written after."""
+    """The optimizer step a checkpoint was written after; -1 for what has no checkpoint's name."""
     number = checkpoint.name.removeprefix(_PREFIX)
     return int(number) if number.isdigit() else -1
 

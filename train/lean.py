@@ -138,12 +138,13 @@ def make_lean(model: Any) -> None:
 
     class Norm(LlamaRMSNorm):  # type: ignore[misc] # Transformers is seen as Any
         def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-            result: torch.Tensor = _Norm.apply(hidden_states, self.weight, self.variance_epsilon)
-            return result
+            normed: torch.Tensor = _Norm.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]
+            return normed
 
     class Mlp(LlamaMLP):  # type: ignore[misc]
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            result: torch.Tensor = self.down_proj(_SwiGLU.apply(self.gate_proj(x), self.up_proj(x)))
+            product = _SwiGLU.apply(self.gate_proj(x), self.up_proj(x))  # type: ignore[no-untyped-call]
+            result: torch.Tensor = self.down_proj(product)
             return result
 
     for module in model.modules():

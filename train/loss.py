@@ -13,7 +13,6 @@ import torch
 from .memory import CHUNK
 
 
-
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -47,5 +46,5 @@ def summed_loss(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor
 
     Only `hidden` gets a gradient. No more than CHUNK logits exist at a time.
     """
-    result: torch.Tensor = _LinearCrossEntropy.apply(hidden, weight, labels)
+    result: torch.Tensor = _LinearCrossEntropy.apply(hidden, weight, labels)  # type: ignore[no-untyped-call]
     return result

@@ -40,8 +40,9 @@ CUDA_CONTEXT = GIB // 2
 # comes and goes. Fitted to sixteen runs of 7B and 13B in NF4 on an H100 (torch 2.11), of 256 to 8,192 tokens: what is
 # reserved is then planned within 2%, what is allocated, where nothing was fitted, within 2% too.
 SLACK_OF_WEIGHTS, SLACK_OF_WORK = 0.025, 0.05
-# Python with torch, Transformers and PEFT, in main memory: 447 MiB after a few steps of a tiny model, torch 2.13.
-PROGRAM = 450 << 20
+# Python with torch, Transformers, PEFT and TensorBoard, in main memory: 470 MiB after a few steps of a tiny model,
+# torch 2.13.
+PROGRAM = 470 << 20
 
 _SIZES = {  # a layer's linear weights: columns and rows, by the fields of Shape
     "q_proj": ("hidden", "queries"),
@@ -131,7 +132,7 @@ class Setup:
 
     `tokens` are those of one packed micro-batch, `learned` those of them whose next one is learned (None: all). With
     `checkpointing` only each layer's input is kept, with `offload` in the host's pinned memory. `embedding_on_cpu`
-    leaves embedding and head there; a `head_4bit` stays on the device. Modules that the base lacks count for nothing.
+    leaves embedding and head there. Modules that the base lacks count for nothing.
     """
 
     dtype: str  # "nf4", "bfloat16", "float32": of the base; nf4 computes in bfloat16
@@ -142,7 +143,6 @@ class Setup:
     checkpointing: bool = True
     offload: bool = False
     embedding_on_cpu: bool = False
-    head_4bit: bool = False
     device: str = "cuda"  # "cuda", "mps", "cpu"
     dropout: bool = True
     dora: bool = False
@@ -227,12 +227,8 @@ def _weights(shape: Shape, setup: Setup) -> tuple[int, int]:
     device = shape.linear_weights * linear + (2 * shape.layers + 1) * shape.hidden * setup.width
     if shape.tied:
         return int(device) + end * setup.width, 0
-    head = end * (NF4_BYTES if setup.head_4bit else setup.width)
-    if not setup.embedding_on_cpu:
-        return int(device + end * setup.width + head), 0
-    if setup.head_4bit:
-        return int(device + head), end * setup.width
-    return int(device), 2 * end * setup.width
+    ends = 2 * end * setup.width
+    return (int(device), ends) if setup.embedding_on_cpu else (int(device) + ends, 0)
 
 
 def _adapter(shape: Shape, setup: Setup) -> int:
@@ -290,8 +286,8 @@ def _logits(shape: Shape, setup: Setup) -> int:
     learned = setup.tokens if setup.learned is None else setup.learned
     chunk = min(CHUNK, learned * shape.vocab) * LOGIT_BYTES[setup.width]
     hidden = (setup.tokens + 2 * learned) * shape.hidden * setup.width
-    moved = setup.embedding_on_cpu or setup.head_4bit  # then the head is brought, or dequantized, for the moment
-    head = shape.vocab * shape.hidden * setup.width if moved and not shape.tied else 0
+    # A head that lies on the host is brought for the moment.
+    head = shape.vocab * shape.hidden * setup.width if setup.embedding_on_cpu and not shape.tied else 0
     return hidden + chunk + head
 
 

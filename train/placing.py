@@ -1,11 +1,12 @@
-"""Where a run computes and how it fits there: the device, the processes, and the memory plan for them.
+"""Where a run computes: its device, what is free there, and the other processes that train with it.
 
-Knows torch's devices; the arithmetic is memory's and fit's. torch is imported inside functions.
+Knows torch's devices and what Accelerate tells its processes. torch is imported inside functions.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from stellar_local.plan.hardware import available_memory
 
 # What Accelerate and torchrun tell each process.
 RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+PROCESSES_HERE = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", WORLD)))
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def find_place() -> Place:
         return Place(device, torch.cuda.mem_get_info(device)[0], torch.cuda.is_bf16_supported())
     if torch.backends.mps.is_available():
         return Place(torch.device("mps"), int(torch.mps.recommended_max_memory()), False)
-    return Place(torch.device("cpu"), available_memory() or 0, False)
+    return Place(torch.device("cpu"), (available_memory() or 0) // PROCESSES_HERE, False)
 
 
 def grow_segments() -> None:
@@ -50,12 +52,43 @@ def grow_segments() -> None:
         torch.cuda.memory._set_allocator_settings("expandable_segments:True")
 
 
+def peak(device: Any) -> int:
+    """The most bytes this process has taken: of a CUDA device its allocator's, else of main memory; 0: unknown."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_reserved(device))
+    return peak_rss()
+
+
+def peak_rss() -> int:
+    """The most main memory that this process has held, in bytes; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def wait_for_all() -> None:
     """Let every process of the run reach this point."""
     if WORLD > 1:
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()
+
+
+def least(value: int) -> int:
+    """The least of a number that every process of the run has."""
+    if WORLD == 1:
+        return value
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import gather
+
+    state = PartialState()
+    return int(gather(torch.tensor([value], device=state.device)).min())
 
 
 def tell(message: str) -> None:

@@ -10,29 +10,29 @@ import importlib.metadata
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stellar_local import __version__
-from stellar_local.console import say
-from stellar_local.errors import ModelError, UsageError
+from stellar_local.console import warn
+from stellar_local.errors import ModelError, StellarError, UsageError
 from stellar_local.files import ensure_folder, exclusive, sha256
 from stellar_local.native.cores import spin_briefly
 from stellar_local.prompts import Template, load_template
 
-from .adapter import add_lora, load_weights, save_adapter, verify_effect
+from .adapter import ADAPTER_FILES, add_lora, load_weights, save_adapter, verify_effect
 from .base import PACKAGES, check_base, load_base, quiet, require_packages
 from .config import TrainConfig
 from .corpus import read
+from .curve import draw
 from .dataset import Counts, Encoding, Sample, encode_all, hold_out
 from .display import Display
-from .fit import Choice
-from .folder import RunFolder, fingerprint, step_of
-from .logs import RunLog
-from .packing import Limit
-from .placing import RANK, Place, find_place, planned, tell, told_peak, wait_for_all
+from .folder import CURVE, LOG, RunFolder, fingerprint, is_checkpoint, step_of
+from .logs import RunLog, read_log
+from .placing import RANK, Place, find_place, peak, tell, wait_for_all
+from .planning import Plan, planned, tell_peak
 from .steps import Steps
 from .stopping import explained, stop_on_signals
 from .tokenizer import load_tokenizer
@@ -47,11 +47,6 @@ class Prepared:
     counts: Counts
     steps: Steps
 
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest sample."""
-        return max(len(sample.ids) for sample in [*self.train, *self.validation])
-
 
 def train(config: TrainConfig, overwrite: bool = False) -> Path:
     """Train the adapter that `config` describes; returns its folder. What is done already is not done again.
@@ -63,6 +58,7 @@ def train(config: TrainConfig, overwrite: bool = False) -> Path:
     spin_briefly()
     template = load_template(config.template)
     base = check_base(config.base)
+    start = _start(config)
     data = _prepare(config, template, base)
     run = RunFolder(config.out, fingerprint(config, template.source))
     ensure_folder(config.out)
@@ -74,7 +70,7 @@ def train(config: TrainConfig, overwrite: bool = False) -> Path:
             return config.out
         _tell_counts(data, config)
         with quiet():
-            _fit(config, template, base, data, run)
+            _fit(config, template, base, data, run, start)
         tell(f"adapter written to {config.out}")
     return config.out
 
@@ -113,7 +109,29 @@ def _tell_counts(data: Prepared, config: TrainConfig) -> None:
     tell(line)
 
 
-def _fit(config: TrainConfig, template: Template, base: Mapping[str, Any], data: Prepared, run: RunFolder) -> None:
+def _start(config: TrainConfig) -> Path | None:
+    """The folder that --resume-from-checkpoint names, checked. Raises UsageError."""
+    if not config.resume_from_checkpoint:
+        return None
+    folder = Path(config.resume_from_checkpoint)
+    if config.out.resolve() in folder.resolve().parents:  # this run's own, from which it goes on anyway
+        return None
+    if not is_checkpoint(folder) and not any((folder / name).is_file() for name in ADAPTER_FILES):
+        raise UsageError(
+            f"--resume-from-checkpoint {folder} holds neither a checkpoint nor an adapter",
+            f"give a folder with {ADAPTER_FILES[0]}; a run that was stopped goes on without this option",
+        )
+    return folder
+
+
+def _fit(
+    config: TrainConfig,
+    template: Template,
+    base: Mapping[str, Any],
+    data: Prepared,
+    run: RunFolder,
+    start: Path | None,
+) -> None:
     """Plan, load, train, verify and save."""
     import torch
     from transformers import set_seed
@@ -122,22 +140,23 @@ def _fit(config: TrainConfig, template: Template, base: Mapping[str, Any], data:
         torch.set_num_threads(config.threads)
     began = time.monotonic()
     place = find_place()
-    choice = planned(config, base, place, data.longest)
+    plan = planned(config, base, place, [*data.train, *data.validation], data.steps)
     set_seed(config.seed)
     with explained(config, run):
-        model = load_base(config.base, choice.setup.dtype, place.device)
+        model = load_base(config.base, plan.choice.setup.dtype, place.device)
         model, pairs = add_lora(model, config)
-        start = _adapter_to_start_from(config)
-        if start is not None:
+        loaded = peak(place.device)
+        if start is not None and not is_checkpoint(start):
             load_weights(model, start)
         if RANK == 0:
             run.begin()
         wait_for_all()
         with stop_on_signals() as interrupted:
-            loop = _Loop(config, model, pairs, data, run, place, choice, interrupted)
-            trainer, watch = loop.run()
+            loop = _Loop(config, model, pairs, data, run, place, plan, interrupted)
+            trainer, watch = loop.run(start)
         if RANK != 0:
             return
+        tell_peak(plan.choice, loop.peak)
         course = watch.course
         final = ensure_folder(run.checkpoints / "adapter")
         save_adapter(trainer.model, final, pairs)
@@ -145,7 +164,9 @@ def _fit(config: TrainConfig, template: Template, base: Mapping[str, Any], data:
         loop.ends.restore()
         verify_effect(model, data.train[0].ids, chosen, pairs)
         if course.best_step and course.best_step != trainer.state.global_step:
-            tell(f"the adapter of step {course.best_step} is kept: its validation loss, {course.best_loss:.4f}, is best")
+            tell(
+                f"the adapter of step {course.best_step} is kept: its validation loss, {course.best_loss:.4f}, is best"
+            )
         history = trainer.state.log_history
         record = {
             "stellar_local": __version__,
@@ -157,12 +178,12 @@ def _fit(config: TrainConfig, template: Template, base: Mapping[str, Any], data:
             "stopped_early": watch.stopped_early,
             "pairs": pairs,
             "losses": [round(entry["loss"], 6) for entry in history if "loss" in entry],
-            "validation_losses": watch.course.validation,
+            "validation_losses": course.validation,
             "seconds": round(time.monotonic() - began, 1),
             "device": str(place.device),
-            "dtype": choice.setup.dtype,
-            "plan": choice.as_json(),
-            "peak_bytes": told_peak(choice, place),
+            "dtype": plan.choice.setup.dtype,
+            "plan": plan.choice.as_json(),
+            "peak_bytes": {"loading": loaded, "all": loop.peak},
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         }
         run.finish(chosen, template.source, record)
@@ -179,40 +200,51 @@ class _Loop:
         data: Prepared,
         run: RunFolder,
         place: Place,
-        choice: Choice,
+        plan: Plan,
         interrupted: threading.Event,
     ) -> None:
         from .lean import Ends, make_lean
 
         self._config, self._model, self._pairs, self._data, self._folder = config, model, pairs, data, run
-        self._place, self._choice, self._interrupted = place, choice, interrupted
+        self._place, self._plan, self._interrupted = place, plan, interrupted
+        self.peak = 0  # bytes, once it has run
         base = model.get_base_model()
-        self.ends = Ends(base, place.device, choice.setup.embedding_on_cpu, config.neftune_alpha)
+        self.ends = Ends(base, place.device, plan.choice.setup.embedding_on_cpu, config.neftune_alpha)
         if place.device.type != "cpu":
             make_lean(base)
 
-    def run(self) -> tuple[Any, Any]:
-        """Train; returns the Trainer and its watch. Raises KeyboardInterrupt if told to stop."""
+    def run(self, start: Path | None) -> tuple[Any, Any]:
+        """Train, from the last checkpoint or from `start`; returns the Trainer and its watch.
+
+        Raises KeyboardInterrupt if told to stop.
+        """
         from .trainer import PackedTrainer, arguments
         from .watch import Course, Watch
 
-        config, data, setup = self._config, self._data, self._choice.setup
-        checkpoint = self._checkpoint()
+        config, data, setup = self._config, self._data, self._plan.choice.setup
+        checkpoint = self._folder.last_checkpoint() or (start if start and is_checkpoint(start) else None)
         course = Course(**self._folder.course(checkpoint)) if checkpoint else Course()
         done = step_of(checkpoint) if checkpoint else 0
+        if done >= len(data.steps):
+            raise UsageError(
+                f"{checkpoint} was written after step {done}, and this run has {len(data.steps)}", "raise --epochs"
+            )
         if checkpoint is not None:
             tell(f"going on from step {done}")
-        limit = Limit(course.rows, course.tokens) if checkpoint else self._choice.limit
         with ExitStack() as stack:
             log = display = None
             if RANK == 0:
-                log = stack.enter_context(RunLog(config.out, done))
+                log = stack.enter_context(closing(RunLog(config.out, done, LOG)))
                 display = stack.enter_context(Display(len(data.steps), done, config.epochs))
             watch = Watch(config, self._folder, data.steps, course, log, display, self._interrupted, self._pairs)
             trainer = PackedTrainer(
                 model=self._model,
                 args=arguments(
-                    config, len(data.steps), str(self._folder.checkpoints), self._place.device, setup.dtype,
+                    config,
+                    len(data.steps),
+                    str(self._folder.checkpoints),
+                    self._place.device,
+                    setup.dtype,
                     setup.checkpointing,
                 ),
                 train_dataset=data.train,
@@ -221,17 +253,26 @@ class _Loop:
                 ends=self.ends,
                 steps=data.steps,
                 done=done,
-                limit=limit,
+                limit=course.limit(self._plan.limit),
                 offload=setup.offload,
                 loraplus_ratio=config.loraplus_ratio,
             )
             watch.trainer = trainer
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            try:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            finally:
+                self.peak = peak(self._place.device)  # before anything that only draws is loaded
+                if RANK == 0:
+                    _draw(config.out)
         if trainer.state.global_step < trainer.state.max_steps and not watch.stopped_early:
             tell(f"stopped after step {trainer.state.global_step}; the same command goes on from there")
             raise KeyboardInterrupt
         return trainer, watch
 
-    def _checkpoint(self) -> Path | None:
-        given = self._config.resume_from_checkpoint
-        return self._folder.last_checkpoint() or (Path(given) if given and _is_checkpoint(Path(given)) else None)
+
+def _draw(out: Path) -> None:
+    """Draw the loss curve of what was logged, however the run ended; what keeps it from being drawn stops nothing."""
+    try:
+        draw(out / CURVE, *read_log(out / LOG), out.resolve().name)
+    except StellarError as error:
+        warn(f"no picture of the losses: {error.message}")

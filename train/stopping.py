@@ -20,14 +20,17 @@ from .placing import tell
 
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """While the block runs, the first Ctrl-C or SIGTERM sets the event, so that a step can end; the second stops at
-    once.
+    """While the block runs, the first Ctrl-C or SIGTERM sets the event, so that a step can end; a second of the same
+    stops at once. What starts several processes sends them SIGTERM after the terminal's Ctrl-C: that is no second.
     """
-    asked = threading.Event()
+    asked, seen = threading.Event(), set[int]()
 
     def ask(number: int, frame: object) -> None:
-        if asked.is_set():
+        if number in seen:
             raise KeyboardInterrupt
+        seen.add(number)
+        if asked.is_set():
+            return
         asked.set()
         tell("stopping after this step; Ctrl-C again stops at once")
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from peft.optimizers import create_loraplus_optimizer
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from stellar_local.console import warn
 from stellar_local.errors import ModelError, StellarError
@@ -26,12 +26,13 @@ from .config import TrainConfig
 from .dataset import Sample
 from .lean import Ends, inputs_on_host
 from .packing import ALIGNMENT, Limit, MicroBatch, cut, pack, packed_length
+from .placing import peak
 from .steps import Steps
 
 
 @dataclass
 class StepWork:
-    """What one optimizer step did, over all processes: mean loss, tokens (learned ones, all), seconds, device bytes."""
+    """What one optimizer step did, over all processes: mean loss, learned tokens, all, seconds, bytes at the peak."""
 
     loss: float = math.nan
     learned: int = 0
@@ -56,6 +57,9 @@ class _Loader:
 class PackedTrainer(Trainer):  # type: ignore[misc] # Transformers is seen as Any
     """A Trainer whose batches are lists of samples, computed as packed micro-batches of at most `limit`."""
 
+    optimizer: Any
+    control: Any
+
     def __init__(
         self,
         *arguments: Any,
@@ -68,6 +72,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc] # Transformers is seen as An
         **settings: Any,
     ) -> None:
         super().__init__(*arguments, **settings)
+        self.remove_callback(PrinterCallback)  # it prints on stdout
         self.limit, self.work = limit, StepWork()
         self._ends, self._offload, self._loraplus_ratio = ends, offload, loraplus_ratio
         self._loader = _Loader(self.train_dataset, steps, done)
@@ -92,7 +97,12 @@ class PackedTrainer(Trainer):  # type: ignore[misc] # Transformers is seen as An
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args)
             rate, decay = settings.pop("lr"), self.args.weight_decay
             self.optimizer = create_loraplus_optimizer(
-                self.model, kind, lr=rate, loraplus_lr_ratio=self._loraplus_ratio, loraplus_weight_decay=decay, **settings
+                self.model,
+                kind,
+                lr=rate,
+                loraplus_lr_ratio=self._loraplus_ratio,
+                loraplus_weight_decay=decay,
+                **settings,
             )
         return super().create_optimizer()
 
@@ -117,7 +127,11 @@ class PackedTrainer(Trainer):  # type: ignore[misc] # Transformers is seen as An
             total = self.accelerator.reduce(total, "sum")
         loss = total / learned
         self.work = StepWork(
-            float(loss), learned, sum(len(sample.ids) for sample in inputs), time.monotonic() - began, _peak_memory()
+            float(loss),
+            learned,
+            sum(len(sample.ids) for sample in inputs),
+            time.monotonic() - began,
+            peak(self.args.device),
         )
         if not math.isfinite(self.work.loss):
             raise StellarError(
@@ -125,6 +139,12 @@ class PackedTrainer(Trainer):  # type: ignore[misc] # Transformers is seen as An
                 "lower --learning-rate, raise --warmup-ratio, or use --dtype float32; checkpoints before it are kept",
             )
         return loss
+
+    def any_process(self, flag: bool) -> bool:
+        """Whether the flag is set in any process: all must stop after the same step."""
+        if self._processes == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.args.device), "sum"))
 
     def _own_share(self, samples: list[Sample]) -> list[Sample]:
         """This process's samples of a step: every n-th by length, so that all have about as much to do."""
@@ -216,12 +236,9 @@ def _free_cache() -> None:
         torch.cuda.empty_cache()
 
 
-def _peak_memory() -> int:
-    """Bytes that the device's allocator has held at most; 0 where that is unknown."""
-    return int(torch.cuda.max_memory_reserved()) if torch.cuda.is_available() else 0
-
-
-def arguments(config: TrainConfig, total: int, folder: str, device: torch.device, dtype: str, checkpointing: bool) -> Any:
+def arguments(
+    config: TrainConfig, total: int, folder: str, device: torch.device, dtype: str, checkpointing: bool
+) -> Any:
     """The Trainer's settings for a run of `total` steps."""
     warmup = config.warmup_steps or int(config.warmup_ratio * total)
     made = TrainingArguments(

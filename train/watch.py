@@ -29,9 +29,17 @@ class Course:
     best_loss: float = math.inf
     best_step: int = 0
     stale: int = 0  # evaluations since the best one
-    samples: int = 0  # the micro-batch's limit, which may have been lowered
+    samples: int = 0  # the micro-batch's limit, which may have been lowered; 0: none
     tokens: int = 0
     validation: list[list[float]] = field(default_factory=list)  # [step, loss] of each evaluation
+
+    def limit(self, planned: Limit) -> Limit:
+        """The lower of what is planned and what the run had come down to."""
+        return Limit(_lower(self.samples, planned.samples), _lower(self.tokens, planned.tokens))
+
+
+def _lower(one: int, other: int) -> int:
+    return min(one, other) or max(one, other)  # 0 is no limit
 
 
 class Watch(TrainerCallback):  # type: ignore[misc] # Transformers is seen as Any
@@ -50,20 +58,19 @@ class Watch(TrainerCallback):  # type: ignore[misc] # Transformers is seen as An
         interrupted: threading.Event,
         pairs: int,
     ) -> None:
-        self._pairs = pairs
         self._config, self._run, self._steps, self.course = config, run, steps, course
-        self._log, self._display, self._interrupted = log, display, interrupted
-        self.evaluates = False
+        self._log, self._display, self._interrupted, self._pairs = log, display, interrupted, pairs
         self.stopped_early = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step = state.global_step
         every = self._config.eval_steps
         due = step % every == 0 or step == len(self._steps) if every else self._steps.ends_epoch(step)
-        control.should_evaluate = self.evaluates and due
+        control.should_evaluate = due and self.trainer.eval_dataset is not None
+        stop = self.trainer.any_process(self._interrupted.is_set())
         if step >= state.max_steps:
             control.should_save = False  # the adapter itself is about to be saved
-        elif self._interrupted.is_set():
+        elif stop:
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
