@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,12 +31,11 @@ from .steps import Steps
 
 @dataclass
 class StepWork:
-    """What one optimizer step did, over all processes: mean loss, learned tokens, all, seconds, bytes at the peak."""
+    """What one optimizer step did, over all processes: mean loss, learned tokens, all, bytes at the peak."""
 
     loss: float = math.nan
     learned: int = 0
     tokens: int = 0
-    seconds: float = 0.0
     memory: int = 0
 
 
@@ -112,7 +110,6 @@ class PackedTrainer(Trainer):  # type: ignore[misc] # Transformers is seen as An
         A micro-batch that does not fit into memory makes the limit half as large, and the step begins anew. Raises
         ModelError where a single sample does not fit, StellarError for a loss that is not finite.
         """
-        began = time.monotonic()
         model.train()
         learned = sum(len(sample.ids) - sample.first for sample in inputs)
         while True:
@@ -126,13 +123,8 @@ class PackedTrainer(Trainer):  # type: ignore[misc] # Transformers is seen as An
         if self._processes > 1:
             total = self.accelerator.reduce(total, "sum")
         loss = total / learned
-        self.work = StepWork(
-            float(loss),
-            learned,
-            sum(len(sample.ids) for sample in inputs),
-            time.monotonic() - began,
-            peak(self.args.device),
-        )
+        tokens = sum(len(sample.ids) for sample in inputs)
+        self.work = StepWork(float(loss), learned, tokens, peak(self.args.device))
         if not math.isfinite(self.work.loss):
             raise StellarError(
                 f"training diverged: the loss of step {self.state.global_step + 1} is {self.work.loss}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -61,8 +62,13 @@ class Watch(TrainerCallback):  # type: ignore[misc] # Transformers is seen as An
         self._config, self._run, self._steps, self.course = config, run, steps, course
         self._log, self._display, self._interrupted, self._pairs = log, display, interrupted, pairs
         self.stopped_early = False
+        self._began = self._seconds = 0.0  # when the step in hand began, and what the last one took
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._seconds = time.monotonic() - self._began
         step = state.global_step
         every = self._config.eval_steps
         due = step % every == 0 or step == len(self._steps) if every else self._steps.ends_epoch(step)
@@ -85,7 +91,7 @@ class Watch(TrainerCallback):  # type: ignore[misc] # Transformers is seen as An
             grad_norm=logs.get("grad_norm", math.nan),
             tokens=work.tokens,
             learned=work.learned,
-            seconds=work.seconds,
+            seconds=self._seconds,
             memory=work.memory,
         )
         if self._log and self._display:
