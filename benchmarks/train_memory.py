@@ -96,7 +96,15 @@ def table(shape: str, base: Path, folder: Path, liger: bool) -> None:
             show(f"{rows} x {tokens}, plain", found)
             if liger:
                 show(f"{rows} x {tokens}, Liger's kernels", run({**common, "how": "plain", "liger": True}))
-        job = {**common, "how": "ours", "gib": gib, "batch": rows, "packing": rows * tokens, "validation": rows}
+        job = {
+            **common,
+            "how": "ours",
+            "gib": gib,
+            "batch": rows,
+            "packing": rows * tokens,
+            "validation": rows,
+            "prompts": True,
+        }
         show(f"{rows} x {tokens}, ours within {gib} GiB, end to end", run(job), seen[rows, tokens])
 
 
@@ -219,7 +227,10 @@ def plain_batches(job: dict[str, Any]) -> Iterator[tuple[dict[str, Any], int]]:
     tokenizer, template = load_tokenizer(Path(job["base"])), load_template("bayling")
     samples = [encode(row, template, tokenizer)[0] for row in read(Path(job["data"]))[:128]]
     for start in range(0, len(samples), job["rows"]):
-        part = [(sample.ids[: job["tokens"]], sample.first) for sample in samples[start : start + job["rows"]]]
+        part = [
+            (sample.ids[: job["tokens"]], min(sample.first, job["tokens"]))
+            for sample in samples[start : start + job["rows"]]
+        ]
         width = -(-max(len(ids) for ids, _ in part) // 8) * 8
         batch = {
             "input_ids": [ids + [0] * (width - len(ids)) for ids, _ in part],
@@ -252,6 +263,7 @@ def ours(job: dict[str, Any]) -> None:
         checkpointing="on",
         cutoff_len=job["tokens"],
         over_long="truncate",
+        train_on_inputs=job.get("prompts", False),
         batch_size=job["batch"],
         packing=job["packing"],
         max_steps=STEPS,

@@ -5,7 +5,7 @@ Knows PEFT; knows nothing of data or of training. torch and PEFT are imported in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,17 +117,19 @@ def _weights(path: Path) -> dict[str, Any]:
         raise ModelError(f"the adapter cannot be read: {path}", "copy it again") from error
 
 
-def verify_effect(model: Any, ids: Sequence[int], folder: Path, pairs: int) -> None:
-    """Load the saved adapter anew into the model; its logits over `ids` differ from the base's. Raises ModelError."""
+def verify_effect(model: Any, next_logits: Callable[[], Any], folder: Path, pairs: int) -> None:
+    """Load the saved adapter anew into the model; its logits differ from the base's. Raises ModelError.
+
+    `next_logits` gives the model's float32[V] for some prompt.
+    """
     import torch
 
     verify_adapter(folder, pairs)
     load_weights(model, folder)
     model.eval()
-    tokens = torch.tensor([ids], device=model.device)
     with torch.no_grad():
-        tuned = model(input_ids=tokens).logits[0, -1].float()
+        tuned = next_logits()
         with model.disable_adapter():
-            plain = model(input_ids=tokens).logits[0, -1].float()
+            plain = next_logits()
     if not bool(tuned.isfinite().all()) or torch.equal(tuned, plain):
         raise ModelError(f"the saved adapter does not change the model's answers: {folder}", "raise --learning-rate")

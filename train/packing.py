@@ -11,13 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from .dataset import Sample
 from .memory import ROW
-
-if TYPE_CHECKING:
-    import torch
 
 # Attention kernels want rows whose length is a multiple of this, and copy the mask where it is not.
 ALIGNMENT = 8
@@ -85,10 +82,11 @@ def packed_length(batch: MicroBatch) -> int:
     return len(batch) * max(map(_length, batch))
 
 
-def pack(batch: MicroBatch, alignment: int = 1) -> dict[str, torch.Tensor]:
+def pack(batch: MicroBatch, alignment: int = 1) -> dict[str, Any]:
     """One micro-batch as tensors, for R rows of T tokens, of which L are followed by a learned one.
 
-    input_ids, position_ids int64[R, T]; attention_mask bool[R, 1, T, T], True where row attends to column;
+    input_ids, position_ids int64[R, T]; attention_mask bool[R, 1, T, T], True where row attends to column, or None
+    where every row is one sample: each token then attends to all before it, for which there are faster kernels;
     lengths int64[R, T], the length of the sample that each token belongs to; places int64[L], which of the R·T
     tokens, row after row, are followed by a learned one; labels int64[L], those tokens. T is filled up to a multiple
     of `alignment` with tokens that nothing attends to but themselves.
@@ -102,7 +100,7 @@ def pack(batch: MicroBatch, alignment: int = 1) -> dict[str, torch.Tensor]:
     return {
         "input_ids": torch.tensor([row.ids for row in rows]),
         "position_ids": torch.tensor([row.positions for row in rows]),
-        "attention_mask": visible.tril()[:, None],
+        "attention_mask": None if all(len(row) == 1 for row in batch) else visible.tril()[:, None],
         "lengths": torch.tensor([row.lengths for row in rows]),
         "places": torch.tensor([number * width + place for number, row in enumerate(rows) for place in row.places]),
         "labels": torch.tensor([label for row in rows for label in row.labels]),
@@ -135,7 +133,7 @@ def _fill(samples: Row, width: int) -> _Filled:
         row.lengths += [end] * (end - shared)
     padding = width - len(row.ids)
     row.ids += [0] * padding
-    row.positions += [0] * padding
+    row.positions += range(len(row.positions), width)
     row.owner += range(-1, -1 - padding, -1)
     row.lengths += [1] * padding
     return row

@@ -161,8 +161,8 @@ def _fit(
         final = ensure_folder(run.checkpoints / "adapter")
         save_adapter(trainer.model, final, pairs)
         chosen = run.best if course.best_step else final
-        loop.ends.restore()
-        verify_effect(model, data.train[0].ids, chosen, pairs)
+        with loop.ends.quiet():
+            verify_effect(model, lambda: loop.ends.next_logits(model, data.train[0].ids), chosen, pairs)
         if course.best_step and course.best_step != trainer.state.global_step:
             tell(
                 f"the adapter of step {course.best_step} is kept: its validation loss, {course.best_loss:.4f}, is best"
@@ -203,7 +203,9 @@ class _Loop:
         plan: Plan,
         interrupted: threading.Event,
     ) -> None:
-        from .lean import Ends, make_lean
+        import torch
+
+        from .lean import Ends, fuse, make_lean
 
         self._config, self._model, self._pairs, self._data, self._folder = config, model, pairs, data, run
         self._place, self._plan, self._interrupted = place, plan, interrupted
@@ -212,6 +214,8 @@ class _Loop:
         self.ends = Ends(base, place.device, plan.choice.setup.embedding_on_cpu, config.neftune_alpha)
         if place.device.type != "cpu":
             make_lean(base)
+        if place.device.type == "cuda":
+            fuse(place.device, torch.float32 if plan.choice.setup.dtype == "float32" else torch.bfloat16)
 
     def run(self, start: Path | None) -> tuple[Any, Any]:
         """Train, from the last checkpoint or from `start`; returns the Trainer and its watch.

@@ -166,12 +166,13 @@ class PackedTrainer(Trainer):  # type: ignore[misc] # Transformers is seen as An
         """The summed loss of one micro-batch."""
         device = self.args.device
         batch = pack(rows, ALIGNMENT if device.type == "cuda" else 1)
+        mask = batch["attention_mask"]
         embeddings = self._ends.embed(batch["input_ids"], batch["lengths"])
         with self.compute_loss_context_manager():
             hidden = model(
                 inputs_embeds=embeddings,
                 position_ids=batch["position_ids"].to(device),
-                attention_mask=batch["attention_mask"].to(device),
+                attention_mask=None if mask is None else mask.to(device),
             ).logits  # the head is out of the model
         learned = hidden.flatten(0, 1)[batch["places"].to(device)]
         return self._ends.loss(learned, batch["labels"].to(device))
