@@ -11,7 +11,7 @@ from alike_texts import SIGNS, WORDS, by_hand, edited, texts
 from train import corpus
 from train.corpus import Triple
 from train.likeness import sketches
-from train.likeness.duplicates import NEAR, SAME, SAME_QUESTION, THRESHOLD, Near, Repeat, Rules, repeats
+from train.likeness.duplicates import NEAR, SAME, SAME_QUESTION, THRESHOLD, Near, Repeat, Rules, counted, repeats
 from train.likeness.forms import Form
 
 DEFAULT = Rules()
@@ -136,7 +136,7 @@ def test_a_second_look_finds_nothing_in_any_order(crowd: int, monkeypatch: pytes
 def test_questions_near_those_that_are_known_whatever_the_number() -> None:
     one = texts(4, 9)[1]
     items = [(one + " 12", ""), (one + " 13", ""), (texts(4, 9)[3], "")]
-    near = Near(0.8, items, of_questions=1)
+    near = Near(0.8, items, counted(items), of_questions=1)
     near.add(0)
     twin = near.find(1)
     assert twin is not None and twin[0] == 0 and twin[1] < 1

@@ -37,6 +37,18 @@ def test_pieces_are_the_same_in_every_process() -> None:
     assert not expected & set(pieces("黑洞吗", 1).tolist())
 
 
+def test_form_is_what_many_of_the_counted_rows_have() -> None:
+    likeness = Likeness()
+    task = "Judge whether this is right or wrong"
+    items = [(f"{task}: {text}",) for text in texts(202, 1)[1::2]]
+    for item in items:
+        likeness.count(item)
+    form = set(pieces(task).tolist())
+    assert not form & set(likeness.telling(items[0][0], 0).tolist())
+    likeness.forget(items[:1])
+    assert len(form & set(likeness.telling(items[0][0], 0).tolist())) >= len(form) - 1  # but the piece at its end
+
+
 def test_the_least_alike_text_decides() -> None:
     likeness = Likeness()
     one, other = texts(2, 1)

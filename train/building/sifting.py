@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..likeness.duplicates import NEAR as ALIKE
-from ..likeness.duplicates import SAME, Near, Rules, repeats
+from ..likeness.duplicates import SAME, Near, Rules, counted, repeats
 from ..likeness.duplicates import SAME_QUESTION as OTHER_ANSWER
 from ..likeness.overlap import Evaluation
 from ..likeness.showing import shown
@@ -55,7 +55,8 @@ def apart_from(validation: Sequence[Row], rows: Sequence[Row], near: float | Non
     asked = {row.question: row for row in validation}
     count, index = len(validation), None
     if near is not None:
-        index = Near(near, [row.form.asked for row in [*validation, *rows]], of_questions=count)
+        questions = [row.form.asked for row in [*validation, *rows]]
+        index = Near(near, questions, counted(questions), of_questions=count)
         for item in range(count):
             index.add(item)
     kept = []

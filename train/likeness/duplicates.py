@@ -55,19 +55,25 @@ def repeats(forms: Sequence[Form], rules: Rules, kept: Sequence[bool] = ()) -> l
             left.append(row)
         else:
             found.append(Repeat(SAME, row, first))
+    likeness = counted([forms[row].whole for row in left]) if rules.near is not None else None
     # Among fewer rows less is form (see `similar`), and then others may be alike: until there are none.
-    while new := list(_looked_through(forms, left, rules, kept)):
+    while new := list(_looked_through(forms, left, rules, kept, likeness)):
         found += new
         gone = {repeat.row for repeat in new}
         left = [row for row in left if row not in gone]
-        if rules.near is None:
+        if likeness is None:
             break
+        likeness.forget(forms[row].whole for row in gone)
     return sorted(found, key=lambda repeat: repeat.row)
 
 
-def _looked_through(forms: Sequence[Form], rows: Sequence[int], rules: Rules, kept: Sequence[bool]) -> Iterator[Repeat]:
+def _looked_through(
+    forms: Sequence[Form], rows: Sequence[int], rules: Rules, kept: Sequence[bool], likeness: Likeness | None
+) -> Iterator[Repeat]:
     """One pass: each row that repeats one that stays."""
-    near = Near(rules.near, [forms[row].whole for row in rows]) if rules.near is not None else None
+    near = None
+    if rules.near is not None and likeness is not None:
+        near = Near(rules.near, [forms[row].whole for row in rows], likeness)
     questions: dict[str, int] = {}
     for item, row in enumerate(shown(rows, len(rows), "comparing rows")):
         form = forms[row]
@@ -83,16 +89,24 @@ def _looked_through(forms: Sequence[Form], rows: Sequence[int], rules: Rules, ke
         questions.setdefault(form.question, row)
 
 
+def counted(items: Sequence[Texts]) -> Likeness:
+    """The likeness of items, which knows what is form among them."""
+    likeness = Likeness()
+    for texts in shown(items, len(items), "counting what is common"):
+        likeness.count(texts)
+    return likeness
+
+
 class Near:
     """Items that are near to others that were added; `of_questions`: the others are the first so many, and another
     number makes no difference.
     """
 
-    def __init__(self, threshold: float, items: Sequence[Texts], of_questions: int | None = None) -> None:
+    def __init__(
+        self, threshold: float, items: Sequence[Texts], likeness: Likeness, of_questions: int | None = None
+    ) -> None:
         self._threshold, self._items, self._exact = threshold, items, of_questions is None
-        self._likeness = Likeness()
-        for texts in shown(items, len(items), "counting what is common"):
-            self._likeness.count(texts)
+        self._likeness = likeness
         sketcher = Sketcher(threshold)
         keys = np.empty((len(items), sketcher.bands), np.uint64)
         for item, texts in enumerate(shown(items, len(items), "looking for what is alike")):

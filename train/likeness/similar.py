@@ -8,7 +8,7 @@ What is form hangs on all rows that are compared: among fewer rows, less is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -38,7 +38,8 @@ def pieces(normal: str, place: int = 0) -> Pieces:
     for at in range(size):
         total = total * _FACTOR + codes[at : at + count]
     total ^= total >> np.uint64(29)
-    return np.unique(total * _FACTOR)
+    total *= _FACTOR
+    return _distinct(total)
 
 
 def all_pieces(texts: Texts) -> Pieces:
@@ -60,7 +61,14 @@ class Likeness:
     def count(self, texts: Texts) -> None:
         """Take notice of which pieces a row has."""
         self._rows += 1
-        self._counts[np.unique(_bucket(all_pieces(texts)))] += 1
+        self._counts[_distinct(_bucket(all_pieces(texts)))] += 1
+
+    def forget(self, rows: Iterable[Texts]) -> None:
+        """Rows that were counted are no longer among those that are compared."""
+        for texts in rows:
+            self._rows -= 1
+            self._counts[_distinct(_bucket(all_pieces(texts)))] -= 1
+        self.telling = lru_cache(_REMEMBERED)(self._telling)
 
     def _telling(self, text: str, place: int) -> Pieces:
         own = pieces(text, place)
@@ -95,6 +103,15 @@ class Likeness:
             return 0.0
         shared = len(np.intersect1d(one, other, assume_unique=True))
         return shared / (fewer + more - shared)
+
+
+def _distinct(hashes: Pieces) -> Pieces:
+    """Sorted in place, each once: twice as fast as np.unique where there are few."""
+    hashes.sort()
+    first = np.ones(len(hashes), bool)
+    np.not_equal(hashes[1:], hashes[:-1], out=first[1:])
+    once: Pieces = hashes[first]
+    return once
 
 
 def _bucket(every: Pieces) -> Pieces:
