@@ -22,7 +22,7 @@ def test_bands_find_99_of_100(threshold: float) -> None:
 
 def keys_of(items: list[str], threshold: float = 0.85) -> sketches.Hashes:
     sketcher = Sketcher(threshold)
-    return np.stack([sketcher.keys(all_pieces((text,))) for text in items])
+    return np.stack([sketcher.keys(sketcher.sketch(all_pieces((text,)))) for text in items])
 
 
 def pairs(keys: sketches.Hashes, order: list[int]) -> set[frozenset[int]]:
@@ -63,16 +63,17 @@ def test_the_minimum_is_pythons() -> None:
         sum(lows[band * hashes + at] * int(sketcher._mixers[band, at]) for at in range(hashes)) % 2**64
         for band in range(count)
     ]
-    assert sketcher.keys(own).tolist() == expected
-    assert not set(sketcher.keys(own, b"12").tolist()) & set(expected)
+    assert sketcher.sketch(own).tolist() == lows
+    assert sketcher.keys(sketcher.sketch(own)).tolist() == expected
+    assert not set(sketcher.keys(sketcher.sketch(own), b"12").tolist()) & set(expected)
     assert len({int(piece) >> 32 for piece in own}) == len(own)
 
 
 def test_long_texts_are_hashed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     own = all_pieces((" ".join(texts(40, 7)),))
-    whole = Sketcher(0.85).keys(own)
+    whole = Sketcher(0.85).sketch(own)
     monkeypatch.setattr(sketches, "_CHUNK", 100)
-    assert len(own) > 300 and Sketcher(0.85).keys(own).tolist() == whole.tolist()
+    assert len(own) > 300 and Sketcher(0.85).sketch(own).tolist() == whole.tolist()
 
 
 @pytest.mark.parametrize("crowd", [4, 64])
@@ -98,6 +99,20 @@ def test_a_crowd_is_compared_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
     everything = len(pairs(keys, order))
     monkeypatch.setattr(sketches, "_CROWD", 2)
     assert len(items) <= len(pairs(keys, order)) < everything / 2
+
+
+def test_a_sketch_tells_what_is_worth_a_true_count() -> None:
+    generator = random.Random(4)
+    sketcher = Sketcher(0.85)
+    originals = texts(200, 8)
+    twins = [edited(text, generator) for text in originals]
+    one, other = (np.stack([sketcher.sketch(all_pieces((text,))) for text in part]) for part in (originals, twins))
+    missed = unlike = 0
+    for number, (text, twin) in enumerate(zip(originals, twins, strict=True)):
+        found = set(sketcher.promising(one[number], other).tolist())
+        missed += number not in found and by_hand(text, twin, 5 if text.isascii() else 3) >= 0.85
+        unlike += len(found - {number})
+    assert missed <= 2 and unlike <= 2
 
 
 def test_only_the_first_are_found() -> None:

@@ -107,10 +107,12 @@ class Near:
     ) -> None:
         self._threshold, self._items, self._exact = threshold, items, of_questions is None
         self._likeness = likeness
-        sketcher = Sketcher(threshold)
+        self._sketcher = sketcher = Sketcher(threshold)
+        self._sketches = np.empty((len(items), sketcher.size), np.uint32)
         keys = np.empty((len(items), sketcher.bands), np.uint64)
         for item, texts in enumerate(shown(items, len(items), "looking for what is alike")):
-            keys[item] = sketcher.keys(self._likeness.all_telling(texts), _figures(texts) if self._exact else b"")
+            self._sketches[item] = sketcher.sketch(likeness.all_telling(texts))
+            keys[item] = sketcher.keys(self._sketches[item], _figures(texts) if self._exact else b"")
         self._neighbours = Neighbours(keys, of_questions)
 
     def add(self, item: int) -> None:
@@ -120,7 +122,9 @@ class Near:
     def find(self, item: int) -> tuple[int, float] | None:
         """The first item that was added and is near to this one, and how alike they are."""
         own = self._items[item]
-        for other in self._neighbours.of(item):
+        near = self._neighbours.of(item)
+        for place in self._sketcher.promising(self._sketches[item], self._sketches[near]) if near else ():
+            other = near[place]
             texts = self._items[other]
             if (degree := self._likeness.degree(own, texts, self._threshold)) and (
                 not self._exact or _figures(own) == _figures(texts)

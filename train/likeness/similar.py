@@ -18,7 +18,7 @@ from .normal import is_ideographic
 
 _FORM_ROWS, _FORM_SHARE = 100, 0.002
 _BUCKETS = 22  # bits: pieces are counted in 4 million buckets, so that memory does not grow with them
-_REMEMBERED = 2000  # texts, a few KB each
+_REMEMBERED = 10_000  # texts, a few KB each
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 Texts = Sequence[str]  # of one row: texts in the same place are compared with each other

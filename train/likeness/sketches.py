@@ -2,7 +2,7 @@
 
 A pair at the threshold is missed once in a hundred, one above it less often. Which pairs are compared hangs on the
 items alone, not on their order nor on the process: a second look at the same items finds the same, whatever they were
-shuffled. Knows hashes of pieces; knows no texts. Memory is about 250 bytes an item.
+shuffled. Knows hashes of pieces; knows no texts. Memory is about 750 bytes an item.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ import numpy.typing as npt
 
 _HASHES = 128  # of a sketch, at most
 _MISSED = 0.01  # the share of pairs at the threshold that may be missed
-_CROWD = 64  # items that share a band, from which on only so many of them are compared with all: else time explodes
+_CROWD = 32  # items that share a band, from which on only so many of them are compared with all: else time explodes
 _CHUNK = 4096  # pieces that are hashed at once, so that a text of any length takes little memory
 _TOP = np.uint64(32)
 
+_DOUBT = 3  # standard deviations that a sketch may be below the threshold: one pair in a thousand is further off
+
 Hashes = npt.NDArray[np.uint64]
+Sketches = npt.NDArray[np.uint32]
 
 
 def bands(threshold: float) -> tuple[int, int]:
@@ -35,28 +38,37 @@ def bands(threshold: float) -> tuple[int, int]:
 
 
 class Sketcher:
-    """Hashes of pieces to the keys of their bands, the same in every process and with every NumPy."""
+    """Hashes of pieces to sketches, and these to the keys of their bands: the same in every process and NumPy."""
 
     def __init__(self, threshold: float) -> None:
         self.bands, self._hashes = bands(threshold)
-        size = self.bands * self._hashes
+        self.size = size = self.bands * self._hashes
+        self._least = threshold - _DOUBT * math.sqrt(threshold * (1 - threshold) / size)
         drawn = np.frombuffer(hashlib.shake_128(b"stellar").digest(16 * size), np.uint64)
         # An affine function of 32-bit hashes for each place of a sketch; odd factors lose nothing.
         self._factors = (drawn[:size] >> _TOP).astype(np.uint32) | np.uint32(1)
         self._offsets = drawn[:size].astype(np.uint32)
         self._mixers = drawn[size:].reshape(self.bands, self._hashes) | np.uint64(1)
 
-    def keys(self, pieces: Hashes, apart: bytes = b"") -> Hashes:
-        """The keys of a sketch's bands, of at least one piece. Items that differ in `apart` share none."""
+    def sketch(self, pieces: Hashes) -> Sketches:
+        """The sketch of at least one piece."""
         top = (pieces >> _TOP).astype(np.uint32)
         sketch = np.full(len(self._factors), 0xFFFFFFFF, np.uint32)
         for at in range(0, len(top), _CHUNK):
             hashed = top[at : at + _CHUNK, None] * self._factors + self._offsets
             np.minimum(sketch, hashed.min(axis=0), out=sketch)
+        return sketch
+
+    def keys(self, sketch: Sketches, apart: bytes = b"") -> Hashes:
+        """The keys of a sketch's bands. Items that differ in `apart` share none."""
         keys: Hashes = (sketch.reshape(self.bands, self._hashes) * self._mixers).sum(axis=1, dtype=np.uint64)
         if apart:
             keys ^= np.uint64(int.from_bytes(hashlib.blake2b(apart, digest_size=8).digest(), "little"))
         return keys
+
+    def promising(self, sketch: Sketches, others: Sketches) -> npt.NDArray[np.intp]:
+        """Which of the other sketches agree with this one so far that their pieces may be at the threshold."""
+        return np.flatnonzero((others == sketch).mean(axis=1) >= self._least)
 
 
 class Neighbours:
