@@ -8,27 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from train.building.normal import normalise
 from train.building.recipe import Source
 from train.building.rows import Row
 from train.corpus import Triple
+from train.likeness.forms import Form
 
 ANY = Source("any", (), "general")
 
 
 def row(question: str, answer: str = "a", given: str = "", line: int = 1, source: Source = ANY, **values: Any) -> Row:
     """A row as `read_source` would make it."""
-    return Row(
-        replace(source, **values) if values else source,
-        "any.jsonl",
-        line,
-        Triple(question, given, answer),
-        normalise(question),
-        normalise(given),
-        normalise(f"{question}\n{given}") if given else normalise(question),
-        normalise(answer),
-        "en",
-    )
+    triple = Triple(question, given, answer)
+    return Row(replace(source, **values) if values else source, "any.jsonl", line, triple, Form.of(triple), "en")
 
 
 def write_rows(path: Path, rows: Sequence[tuple[str, ...]]) -> Path:

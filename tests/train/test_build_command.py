@@ -113,7 +113,6 @@ files = ["quiz.csv"]
 @pytest.fixture
 def recipe(here: Path) -> Path:
     """300 rows and what is wrong with some of them: line 301 on."""
-    pytest.importorskip("datasketch")
     (here / "data").mkdir()
     long = "Why do the planets of the Solar System all go around the Sun in the same direction, as seen from the north"
     general = [(f"第{at}题：what is {at} times {at}?", f"{at} 的平方是 {at * at}") for at in range(300)]

@@ -64,7 +64,6 @@ def test_a_limit_draws_as_it_always_did() -> None:
 
 
 def test_rows_of_one_pattern_are_warned_of(tmp_path: Path) -> None:
-    pytest.importorskip("datasketch")
     text = (
         "Judge with care whether the following statement about our Solar System is right or wrong. Look for words such "
         "as always and never, do not guess, leave out every explanation and give back one single word: "

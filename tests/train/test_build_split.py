@@ -16,8 +16,6 @@ from train.building.pipeline import Built, build
 from train.building.recipe import Recipe, Source
 from train.building.split import divide, position
 
-pytest.importorskip("datasketch")
-
 
 def numbered(count: int, of: str) -> list[tuple[str, str]]:
     return [(f"{of} 第{number}问：what is number {number * number}?", f"answer {number}") for number in range(count)]

@@ -37,15 +37,17 @@ def test_a_clean_file(stellar: Stellar, tmp_path: Path) -> None:
 
 
 def test_the_report_names_places(stellar: Stellar, spm_base: Path, tmp_path: Path) -> None:
-    write(tmp_path, "坏数据.jsonl", BAD)
+    twice = '{"instruction": "什么是光年？", "output": "光在一年里走过的距离。"}\n' * 2
+    write(tmp_path, "坏数据.jsonl", BAD + twice)
     evaluation = write(tmp_path, "eval.txt", "what is a PARSEC\n")
     done = stellar("data", "check", "坏数据.jsonl", "--base", spm_base, "--against", evaluation, "--cutoff-len", "300")
     assert done.returncode == 1, done.stderr
     for part in (
         "坏数据.jsonl:2  expecting property name",
         '坏数据.jsonl:4  "output" is empty',
-        "坏数据.jsonl:6  as line 1",
+        "坏数据.jsonl:8  as line 7",
         "坏数据.jsonl:1  eval.txt, line 1: the same question",
+        "坏数据.jsonl:6  eval.txt, line 1: the same question",  # a leak, whatever it repeats
         "坏数据.jsonl:5  [NAME]",
         "坏数据.jsonl:5  </s>",
         "坏数据.jsonl:3  ChatGPT",

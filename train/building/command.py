@@ -75,7 +75,7 @@ def build(
 def _by_recipe(name: str, out: Path, seed: int | None) -> None:
     from dataclasses import replace
 
-    from .evaluation import files_of
+    from ..likeness.evaluation import files_of
     from .pipeline import build as run
     from .recipe import find_recipe, load_recipe
     from .report import Outputs, tell, write

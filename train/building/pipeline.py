@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 from stellar_local.errors import StellarError
 
-from .duplicates import LIKE_VALIDATION, NEAR, apart_from, near_by, unique_questions, without_similar
-from .evaluation import files_of, texts_of
-from .overlap import Evaluation, without_overlap
+from ..likeness.evaluation import files_of, texts_of
+from ..likeness.overlap import Evaluation
 from .recipe import Recipe
 from .rows import Removals, Row, first_of_identical, limited, read_source
 from .shares import Part, Plan, plan, spread
+from .sifting import LIKE_VALIDATION, NEAR, apart_from, unique_questions, without_overlap, without_similar
 from .split import divide
 
 REDUCED = "given up for the shares"  # why a row is left out
@@ -62,10 +62,9 @@ def build(recipe: Recipe) -> Built:
     # Before anything else that compares rows: what is in validation must not hang on what other sources say.
     split = divide(rows, recipe)
     validation = unique_questions(split.validation, removals)
-    near = near_by(recipe.near, [*validation, *split.train])
     # First what validation forbids: a row that is forbidden must not have driven out another one before.
-    train = apart_from(validation, split.train, near, removals) if validation else split.train
-    train = without_similar(train, near, recipe.same_question, removals)
+    train = apart_from(validation, split.train, recipe.near, removals) if validation else split.train
+    train = without_similar(train, recipe.near, recipe.same_question, removals)
     if not train:
         raise StellarError("no row is left for training", f"removed: {summed_up(removals)}")
     counts = Counter(row.source.name for row in train)

@@ -15,7 +15,9 @@ from stellar_local.errors import UsageError
 from stellar_local.files import is_there
 
 from .. import corpus
-from .language import LANGUAGES
+from ..likeness.duplicates import THRESHOLD
+from ..likeness.language import LANGUAGES
+from ..likeness.overlap import RUN
 from .tables import Table, is_a, near_spelling
 
 _OF_SHIPPED = {"astronomy": "domain", "identity": "identity", "general": "general"}
@@ -61,7 +63,7 @@ class Recipe:
     near: float | None = None
     same_question: str = "first"
     evaluations: tuple[tuple[str, Path], ...] = ()
-    ngram: int = 13
+    ngram: int = RUN
 
 
 def shipped_recipes() -> list[str]:
@@ -240,7 +242,7 @@ def _duplicates(table: Table) -> tuple[float | None, str]:
         table.take("near", bool, False)
         near = None
     else:
-        near = table.take("near", float, 0.85)
+        near = table.take("near", float, THRESHOLD)
         if not _LEAST_NEAR <= near < 1:
             raise table.wrong("near", f'must be "off", or at least {_LEAST_NEAR} and below 1')
     same_question = table.take("same_question", str, "first")
@@ -251,7 +253,7 @@ def _duplicates(table: Table) -> tuple[float | None, str]:
 
 
 def _decontaminate(table: Table, folder: Path) -> tuple[tuple[tuple[str, Path], ...], int]:
-    files, ngram = table.take_texts("files"), table.take("ngram", int, 13)
+    files, ngram = table.take_texts("files"), table.take("ngram", int, RUN)
     if not 4 <= ngram <= 100:
         raise table.wrong("ngram", "must be from 4 to 100", "13 words, or Chinese characters, in a row are an overlap")
     table.done()

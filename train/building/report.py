@@ -17,11 +17,10 @@ from stellar_local.errors import UsageError
 from stellar_local.files import atomic_text, explain, sha256
 
 from .. import corpus
-from .duplicates import SAME_QUESTION
-from .evaluation import files_of
-from .overlap import EVALUATION
+from ..likeness.evaluation import files_of
 from .pipeline import Built, summed_up
 from .rows import Row
+from .sifting import EVALUATION, SAME_QUESTION
 
 _SHOWN = 3  # examples on stderr, of each reason that a person should look into
 

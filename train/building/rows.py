@@ -17,10 +17,10 @@ from stellar_local.files import require_file
 
 from .. import corpus
 from ..corpus import Triple
-from .language import language_of
-from .normal import normalise
+from ..likeness.forms import Form
+from ..likeness.language import language_of
+from ..likeness.showing import shown
 from .recipe import Source
-from .showing import shown
 
 DUPLICATE, LIMIT = "duplicate", "limit"  # reasons why a row is left out
 _EXAMPLES = 100  # of each reason that the record names
@@ -29,17 +29,19 @@ _EXCERPT = 80  # characters
 
 @dataclass(frozen=True)
 class Row:
-    """A triple with its source and place; instruction and input, both as one `question`, and `answer`: normalised."""
+    """A triple with its source and place, and the form in which it is compared."""
 
     source: Source
     file: str
     line: int
     triple: Triple
-    instruction: str
-    input: str
-    question: str
-    answer: str
+    form: Form
     language: str
+
+    @property
+    def question(self) -> str:
+        """Instruction and input, normalised."""
+        return self.form.question
 
     @property
     def place(self) -> str:
@@ -90,10 +92,7 @@ def read_source(source: Source, removals: Removals) -> tuple[list[Row], int]:
         for line, triple in shown(located, len(located), f"reading {path.name}"):
             read += 1
             text = f"{triple.instruction}\n{triple.input}\n{triple.output}"
-            instruction, given = normalise(triple.instruction), normalise(triple.input)
-            question = normalise(f"{triple.instruction}\n{triple.input}") if given else instruction
-            answer = normalise(triple.output)
-            row = Row(source, path.name, line, triple, instruction, given, question, answer, language_of(text))
+            row = Row(source, path.name, line, triple, Form.of(triple), language_of(text))
             if reason := _left_out(row, text):
                 removals.add(row, reason)
             else:

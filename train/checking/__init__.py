@@ -1,6 +1,6 @@
 """What is wrong with training files, found before a GPU is touched.
 
 Layers, left may import right:
-command > report > histogram, preview > survey > suspicions, twins, leaks > evaluation, findings, language, lengths, \
-normal (then dataset, corpus, stellar_local)
+command > report > histogram, preview > survey > suspicions > findings, lengths (then likeness, dataset,
+corpus, stellar_local)
 """

@@ -61,7 +61,8 @@ def check(
     """Say what is wrong with training files before a GPU is touched.
 
     Counts, lengths in tokens and what exceeds the cutoff, by file and language; broken rows, duplicates, leaks and
-    what looks suspicious, by file and line. Exits with 1 where rows are broken.
+    what looks suspicious, by file and line. Duplicates and leaks are what `stellar data build` takes out by a recipe
+    that says nothing else. Exits with 1 where rows are broken.
 
     \b
     Example:
@@ -70,12 +71,12 @@ def check(
     """
     from stellar_local.prompts import load_template
 
+    from ..likeness.evaluation import files_of, texts_of
+    from ..likeness.overlap import Evaluation
     from ..tokenizer import load_tokenizer
     from . import histogram as picture
     from . import report
-    from .evaluation import files_of, texts_of
     from .findings import BROKEN, WARNING
-    from .leaks import Leaks
     from .lengths import Ruler
     from .preview import preview
     from .survey import survey
@@ -86,7 +87,8 @@ def check(
         if path.resolve() in seen:
             raise UsageError(f"{path} is given twice", "give each file once")
         seen.add(path.resolve())
-    evaluation = [file for path in against for file in files_of(path)]
+    named = [file for path in against for file in files_of(str(path), path)]
+    evaluation = [path for _, path in named]
     for path in evaluation:
         if path.resolve() in seen:
             raise UsageError(f"{path} is given as a training file and with --against", "give it as one of them")
@@ -95,10 +97,8 @@ def check(
             raise UsageError(f"--histogram {histogram} is one of the files to read", "write the picture elsewhere")
         picture.require_matplotlib()
     ruler = Ruler(load_template(template), load_tokenizer(base) if base is not None else None, cutoff_len)
-    leaks = (
-        Leaks((f"{file}, {where}", text) for file in evaluation for where, text in texts_of(file)) if against else None
-    )
-    found = survey(files, ruler, leaks, show)
+    known = Evaluation(text for name, path in named for text in texts_of(name, path)) if against else None
+    found = survey(files, ruler, known, show)
     if histogram is not None:
         lengths = [(s.path.name, [n for part in s.languages.values() for n in part.totals()]) for s in found.sources]
         picture.draw(histogram, lengths, ruler.unit, cutoff_len if base is not None else None)

@@ -9,6 +9,7 @@ from typing import Any
 
 from stellar_local.console import cells, cut, fitted, folded, one_line
 
+from ..likeness.language import LANGUAGES
 from .findings import BROKEN, KINDS, NOTE, WARNING, Finding
 from .lengths import Lengths, summary
 from .preview import parts
@@ -17,7 +18,6 @@ from .survey import Survey
 WIDTH = 80
 _SHOWN = 10  # places of each kind that people are shown; JSON has all
 _NAME = 17  # columns of a file's name
-_LANGUAGES = ("zh", "en", "mixed", "other")
 _HEADINGS = {
     BROKEN: "broken: training refuses the file until these are mended",
     WARNING: "warnings",
@@ -51,7 +51,10 @@ def as_json(found: Survey, base: Path | None, against: Sequence[Path]) -> str:
         "rows": sum(source.rows for source in found.sources),
         **{gravity: found.findings.count(gravity) for gravity in (BROKEN, WARNING, NOTE)},
         "sources": sources,
-        "against": {"files": [str(path) for path in against], "texts": len(found.leaks) if found.leaks else 0},
+        "against": {
+            "files": [str(path) for path in against],
+            "texts": found.evaluation.texts if found.evaluation else 0,
+        },
         "findings": findings,
     }
     if found.samples:
@@ -108,8 +111,8 @@ def as_text(found: Survey, base: Path | None) -> str:
     ]
     if groups:
         lines += [*_counts(groups, ruler.tokenizer is not None), "", *_lengths(groups), ""]
-    if found.leaks is not None:
-        lines += [f"compared with {len(found.leaks):,} texts of the evaluation sets", ""]
+    if found.evaluation is not None:
+        lines += [f"compared with {found.evaluation.texts:,} texts of the evaluation sets", ""]
     for gravity in (BROKEN, WARNING, NOTE):
         kinds = found.findings.of(gravity)
         if kinds:
@@ -126,7 +129,7 @@ def as_text(found: Survey, base: Path | None) -> str:
 
 
 def _sorted(languages: dict[str, Lengths]) -> list[tuple[str, Lengths]]:
-    return sorted(languages.items(), key=lambda item: _LANGUAGES.index(item[0]))
+    return sorted(languages.items(), key=lambda item: LANGUAGES.index(item[0]))
 
 
 def _counts(groups: Sequence[tuple[str, str, Lengths]], tokens: bool) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """One pass over the files: every row measured, compared and looked at; what is wrong collected by place.
 
-Holds a few numbers and the normalised text of each row, never the rows themselves, but for the samples to show.
+Holds a few numbers, the normalised text and an excerpt of each row, never the rows themselves, but for the samples to
+show. What repeats an earlier row is found at the end: what is form and not a likeness hangs on all rows.
 """
 
 from __future__ import annotations
@@ -14,15 +15,28 @@ from stellar_local.console import one_line, progress
 from stellar_local.errors import StellarError, UsageError
 
 from ..corpus import Located, Triple, scan
-from .findings import BARE, EMPTY_FILE, ENDLESS, LEAK, OVER, UNREADABLE, Finding, Findings
-from .language import language_of
-from .leaks import Leaks
+from ..likeness import duplicates
+from ..likeness.forms import Form
+from ..likeness.language import language_of
+from ..likeness.overlap import Evaluation
+from .findings import (
+    BARE,
+    CONFLICT,
+    DUPLICATE,
+    EMPTY_FILE,
+    ENDLESS,
+    LEAK,
+    NEAR,
+    OVER,
+    UNREADABLE,
+    Finding,
+    Findings,
+)
 from .lengths import Length, Lengths, Ruler
-from .normal import normalise
 from .suspicions import suspicions
-from .twins import Twins
 
 _EXCERPT = 120  # characters of a row that a finding quotes
+_KINDS = {duplicates.SAME: DUPLICATE, duplicates.SAME_QUESTION: CONFLICT, duplicates.NEAR: NEAR}
 
 
 @dataclass
@@ -50,23 +64,34 @@ class Shown:
 
 @dataclass(frozen=True)
 class Survey:
-    """Everything that a pass found. `leaks` is None where there was nothing to compare with."""
+    """Everything that a pass found. `evaluation` is None where there was nothing to compare with."""
 
     ruler: Ruler
     sources: list[Source]
     findings: Findings
     samples: list[Shown]
-    leaks: Leaks | None
+    evaluation: Evaluation | None
 
 
-def survey(paths: Sequence[Path], ruler: Ruler, leaks: Leaks | None, show: int = 0) -> Survey:
+def survey(paths: Sequence[Path], ruler: Ruler, evaluation: Evaluation | None, show: int = 0) -> Survey:
     """Look at every row. `show` rows are drawn as samples, always the same ones of the same files.
 
     Raises UsageError where the template does not fit the vocabulary.
     """
-    found = Survey(ruler, [Source(path) for path in paths], Findings(), [], leaks)
+    found = Survey(ruler, [Source(path) for path in paths], Findings(), [], evaluation)
     _Pass(found, show).run()
     return found
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A row that is compared with the others: the number of its source, its line, a hash of it to the letter."""
+
+    source: int
+    line: int
+    letters: int
+    excerpt: str
+    form: Form
 
 
 class _Pass:
@@ -74,8 +99,8 @@ class _Pass:
 
     def __init__(self, found: Survey, show: int) -> None:
         self._found, self._show = found, show
-        self._twins = Twins()
-        self._places: list[tuple[int, int]] = []  # of each row, by its key: number of the source, line
+        self._rows = 0
+        self._compared: list[_Compared] = []
         self._random = random.Random(0)
 
     def run(self) -> None:
@@ -102,10 +127,10 @@ class _Pass:
                 if not source.rows and not source.broken:
                     self._found.findings.add(EMPTY_FILE, Finding(str(source.path), 0, "the file is empty", ""))
                 bar.advance(size - told)
+        self._repeats()
 
     def _add(self, located: Located, kind: str, detail: str, text: str) -> None:
-        excerpt = one_line(text)[:_EXCERPT].strip()
-        self._found.findings.add(kind, Finding(str(located.path), located.line, detail, excerpt))
+        self._found.findings.add(kind, Finding(str(located.path), located.line, detail, _excerpt(text)))
 
     def _row(self, number: int, source: Source, located: Located, row: Triple) -> None:
         ruler = self._found.ruler
@@ -122,25 +147,43 @@ class _Pass:
                 self._add(located, OVER, whole, question)
             elif not length.ends:
                 self._add(located, ENDLESS, "", question)
-        self._places.append((number, located.line))
-        asked = normalise(f"{row.instruction}\n{row.input}")
-        if twin := self._twins.add(len(self._places) - 1, row, asked, normalise(row.output)):
-            other, line = self._places[twin.earlier]
-            where = f"line {line}" if other == number else f"{self._found.sources[other].path}:{line}"
-            self._add(located, twin.kind, f"as {where}" + (f", {twin.detail}" if twin.detail else ""), question)
-        if self._found.leaks is not None and (leak := self._found.leaks.find(asked)):
-            self._add(located, LEAK, ": ".join(leak), question)
+        self._rows += 1
+        form = Form.of(row)
+        if self._found.evaluation is not None and (leak := self._found.evaluation.overlap(row, form)):
+            self._add(located, LEAK, leak, question)
+        else:  # a leak has to go, whatever it repeats or is repeated by
+            self._compared.append(_Compared(number, located.line, hash(row), _excerpt(question), form))
         for kind, detail in suspicions(row):
             self._add(located, kind, detail, question if not detail else row.output)
         self._draw(Shown(f"{located.path}:{located.line}", row, length))
 
+    def _repeats(self) -> None:
+        """Name every row that repeats an earlier one, of whichever file."""
+        rows = self._compared
+        for repeat in duplicates.repeats([row.form for row in rows], duplicates.Rules()):
+            row, first = rows[repeat.row], rows[repeat.first]
+            place = f"line {first.line}"
+            if first.source != row.source:
+                place = f"{self._found.sources[first.source].path}:{first.line}"
+            detail = f"as {place}"
+            if repeat.kind == duplicates.NEAR:
+                detail += f", {repeat.degree:.0%} alike"
+            elif repeat.kind == duplicates.SAME and first.letters != row.letters:
+                detail += ", but for case, white space and punctuation"
+            source = str(self._found.sources[row.source].path)
+            self._found.findings.add(_KINDS[repeat.kind], Finding(source, row.line, detail, row.excerpt))
+
     def _draw(self, row: Shown) -> None:
         """Keep a fair sample of what has been seen so far (Vitter's algorithm R)."""
-        samples, seen = self._found.samples, len(self._places)
+        samples, seen = self._found.samples, self._rows
         if len(samples) < self._show:
             samples.append(row)
         elif self._show and (place := self._random.randrange(seen)) < self._show:
             samples[place] = row
+
+
+def _excerpt(text: str) -> str:
+    return one_line(text)[:_EXCERPT].strip()
 
 
 def _bytes(row: Triple) -> int:

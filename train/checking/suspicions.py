@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 from ..corpus import Triple
+from ..likeness.normal import begins_with, normalise
 from .findings import CONTROL, ECHO, FOREIGN_NAME, PLACEHOLDER, SPECIAL
-from .normal import normalise
 
 # Tab, line feed and carriage return are text; U+FFFD stands where an earlier program could not read a character.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ufffd]")
@@ -47,5 +47,5 @@ def suspicions(row: Triple) -> Iterator[tuple[str, str]]:
         yield FOREIGN_NAME, found[0]
     if row.output.lstrip()[:1].casefold() == row.instruction.lstrip()[:1].casefold():  # else not worth its time
         question, answer = normalise(row.instruction), normalise(row.output)
-        if answer == question or (len(question) >= _LONG_ENOUGH and answer.startswith(question + " ")):
+        if answer == question or (len(question) >= _LONG_ENOUGH and begins_with(answer, question)):
             yield ECHO, ""

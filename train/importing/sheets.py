@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from stellar_local.errors import UsageError
 
+from ..likeness.language import has_script, main_language
 from . import questions
 from .answers import verdict
 from .choices import Choices, Names
@@ -32,8 +33,6 @@ _NAMES = {  # by `table.key`; Astro-QA's own spelling of "Word Count" among them
 _PLAIN_VERDICTS = ("对", "错", "正确", "错误", "true", "false")
 _GROUP = re.compile(r"(?:group|组别|分组)(\d+)")
 _LETTERS = "abcdefgh"
-_HAN, _LATIN = re.compile("[\u3400-\u9fff]"), re.compile("[A-Za-z]")
-_HAN_WEIGHT = 3  # a Chinese character says about as much as so many letters
 _MANY = 0.5  # a sheet is one of multiple choices where at least so many answers have several letters
 
 
@@ -95,8 +94,8 @@ class _Reading:
         """The question, in the sheet's language: a translation that failed left some in the other one."""
         question = self.get(line, "question")
         if self.choices.language == "auto" and question:
-            han, latin = bool(_HAN.search(question)), bool(_LATIN.search(question))
-            if (han, latin) == ((False, True) if self.language == "zh" else (True, False)):
+            other = "en" if self.language == "zh" else "zh"
+            if has_script(question, other) and not has_script(question, self.language):
                 raise Unusable("the question is not in the sheet's language")
         return question
 
@@ -205,5 +204,5 @@ def _kind(table: Table, places: dict[str, int]) -> str:
 def _language(table: Table, places: dict[str, int]) -> str:
     """Whether a sheet's questions are written in Chinese or in English."""
     columns = [place for name, place in places.items() if name == "question" or name.startswith("group")]
-    text = "".join("".join(table.column(place)) for place in columns)
-    return "zh" if _HAN_WEIGHT * len(_HAN.findall(text)) > len(_LATIN.findall(text)) else "en"
+    text = "\n".join("\n".join(table.column(place)) for place in columns)
+    return main_language(text)

@@ -57,3 +57,11 @@ def numbers(normal: str) -> list[str]:
 def is_ideographic(normal: str) -> bool:
     """Whether most of a normalised text is written in characters that stand for themselves."""
     return 2 * len(_IDEOGRAPH.findall(normal)) > len(normal)
+
+
+def begins_with(normal: str, beginning: str) -> bool:
+    """Whether a normalised text begins with another one that ends where a word does."""
+    if not normal.startswith(beginning):
+        return False
+    seam = normal[len(beginning) - 1 : len(beginning) + 1] if beginning else ""
+    return len(seam) < 2 or " " in seam or bool(_IDEOGRAPH.search(seam))

@@ -2,7 +2,8 @@
 
 A run is n words, or n Chinese characters (about 0.6 n words): 13 by default, GPT-3's measure. Shorter ones are stock
 phrases: in Chinese 8 characters are often nothing but "which of the following statements is true". An overlap must
-hold in the texts themselves: hashes only find the place to look.
+hold in the texts themselves: hashes only find the place to look. A row's answer is looked up as its question is: what
+was mined from an evaluation set asks in other words, but answers in the same.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ..corpus import Triple
 from .evaluation import Text
+from .forms import Form
 from .normal import normalise, units
-from .rows import Removals, Row
-from .showing import shown
 
-EVALUATION = "in an evaluation set"
+RUN = 13  # units, where nothing else is asked for
 _COMMON = 10  # texts of the evaluation sets: a run that more of them share is form, an instruction say (GPT-3's number)
 _SHORTEST = 5  # units of a question that is looked for within another one
 _SENTENCE = re.compile(r"[^\n。.！!？?：:；;]+[？?]?")
@@ -57,7 +58,7 @@ class _Hasher:
 class Evaluation:
     """The texts of all declared evaluation sets, ready to be looked up."""
 
-    def __init__(self, texts: Iterable[Text], ngram: int = 13) -> None:
+    def __init__(self, texts: Iterable[Text], ngram: int = RUN) -> None:
         self._size, self._hasher = ngram, _Hasher(ngram)
         self._whole: dict[str, str] = {}  # normalised text → where it stands
         self._questions: dict[str, str] = {}  # those of the short ones that are questions
@@ -85,16 +86,19 @@ class Evaluation:
         rare = counts <= _COMMON
         self._runs, self._owners = self._runs[rare], self._owners[rare]
 
-    def overlap(self, row: Row) -> str:
-        """Where the evaluation text stands that a row shares a run with, and the run; "" if there is none."""
-        if where := self._whole.get(row.question):
+    def overlap(self, row: Triple, form: Form) -> str:
+        """Where the evaluation text stands that a row shares a run with, and the run; "" if there is none.
+
+        A short question counts where it is a sentence of the row's question, other short texts as the whole question.
+        """
+        if where := self._whole.get(form.question):
             return f"{where}: the same question"
         if self._questions:
-            for part in (row.triple.instruction, row.triple.input):
+            for part in (row.instruction, row.input):
                 for sentence in _SENTENCE.findall(part):
                     if where := self._questions.get(normalise(sentence)):
                         return f"{where}: the same question"
-        return self._shared(row.question) or self._shared(row.answer)
+        return self._shared(form.question) or self._shared(form.answer)
 
     def _shared(self, normal: str) -> str:
         if not len(self._runs):
@@ -111,17 +115,6 @@ class Evaluation:
             if any(others[begin : begin + self._size] == run for begin in range(len(others) - self._size + 1)):
                 return f"{where}: {_joined(run)}"
         return ""
-
-
-def without_overlap(rows: Sequence[Row], evaluation: Evaluation, removals: Removals) -> list[Row]:
-    """The rows that share nothing with the evaluation sets."""
-    kept = []
-    for row in shown(rows, len(rows), "comparing with evaluation sets"):
-        if overlap := evaluation.overlap(row):
-            removals.add(row, EVALUATION, overlap)
-        else:
-            kept.append(row)
-    return kept
 
 
 def _joined(run: Sequence[str]) -> str:

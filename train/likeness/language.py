@@ -26,3 +26,13 @@ def language_of(text: str) -> str:
         return "other"
     share = (han / _HAN_PER_WORD) / (han / _HAN_PER_WORD + len(words))
     return "zh" if 3 * share >= 2 else "en" if 3 * share <= 1 else "mixed"
+
+
+def main_language(text: str) -> str:
+    """`zh` or `en`, whichever of the two more of a text is written in; `en` where it is neither."""
+    return "zh" if len(_HAN.findall(text)) / _HAN_PER_WORD > len(_LATIN.findall(text)) else "en"
+
+
+def has_script(text: str, language: str) -> bool:
+    """Whether a text has any Chinese character (`zh`) or Latin letter (`en`)."""
+    return bool((_HAN if language == "zh" else _LATIN).search(text))

@@ -1,6 +1,7 @@
 """The texts of evaluation sets: every text of JSON, JSONL, TXT, CSV, TSV and XLSX files, with the place of each.
 
-Knows the formats and that ids are no content; knows nothing of training data.
+Knows the formats, that ids are no content, and that an answer which only shows what a right one has is none either;
+knows nothing of training data.
 """
 
 from __future__ import annotations
@@ -12,29 +13,34 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from stellar_local.errors import MissingExtraError, StellarError, UsageError
 from stellar_local.files import explain, is_there, read_text
 
 Text = tuple[str, str]  # where it stands, and what it says
 _ID = re.compile(r"(.*[_-])?(id|uuid|idx|index)", re.IGNORECASE)
-_DEEPEST = 100  # levels of JSON
 
 
 def files_of(name: str, path: Path) -> list[tuple[str, Path]]:
     """A file, or the files in a folder, with what they are called in places, where the whole is called `name`.
 
-    Raises UsageError for what is absent, empty or of an unknown format.
+    Hidden files, and those that Excel leaves while it has a workbook open, are none. Raises UsageError for what is
+    absent, empty or of an unknown format.
     """
     known = f"known are {', '.join(_READERS)}"
     if not is_there(path):
-        raise UsageError(f"evaluation set not found: {path}", "check [decontaminate] files")
+        raise UsageError(f"evaluation set not found: {path}", "check the path")
     if not path.is_dir():
         if path.suffix.lower() not in _READERS:
             raise UsageError(f"unknown format of an evaluation set: {path}", known)
         return [(name, path)]
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _READERS and file.is_file())
+    files = sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in _READERS
+        and not any(part.startswith((".", "~$")) for part in file.relative_to(path).parts)
+        and file.is_file()
+    )
     if not files:
         raise UsageError(f"no evaluation files in {path}", known)
     return [(f"{name.rstrip('/')}/{file.relative_to(path).as_posix()}", file) for file in files]
@@ -49,51 +55,58 @@ def texts_of(name: str, path: Path) -> Iterator[Text]:
 def _json(path: Path) -> Iterator[Text]:
     """One document, item by item where it is a list; or one document a line, whatever the file is called."""
     text = read_text(path, "evaluation set")
+    places: list[tuple[str, object]] = []
     try:
         document = json.loads(text)
-    except ValueError:
-        yield from _json_lines(path)
-        return
     except RecursionError as error:
         raise StellarError(f"{path} is nested too deeply", "give the questions as a list") from error
-    for number, item in enumerate(document if isinstance(document, list) else [document], 1):
-        for found in _strings(item, path):
-            yield f"item {number}", found
+    except ValueError:
+        for number, line in enumerate(text.split("\n"), 1):
+            try:
+                places += [(f"line {number}", json.loads(line))] if line.strip() else []
+            except (ValueError, RecursionError) as error:
+                raise StellarError(f"not JSON: {path}, line {number}", "give JSON, or one value a line") from error
+    else:
+        if isinstance(document, list):
+            places = [(f"item {number}", item) for number, item in enumerate(document, 1)]
+        else:
+            blank = len(text) - len(text.lstrip())
+            places = [(f"line {text.count(chr(10), 0, blank) + 1}", document)]
+    for where, item in places:
+        for found in _strings(item):
+            yield where, found
 
 
-def _json_lines(path: Path) -> Iterator[Text]:
-    for number, line in enumerate(read_text(path, "evaluation set").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise StellarError(f"not JSON: {path}, line {number}", "give JSON, or one value a line") from error
-        for found in _strings(value, path):
-            yield f"line {number}", found
+def _strings(item: object) -> Iterator[str]:
+    """The texts in a JSON value but ids; and a question that stands apart from its input, as one.
 
-
-def _strings(value: Any, path: Path, depth: int = 0) -> Iterator[str]:
-    """The texts in a JSON value but ids; and a question that stands apart from its input, as one."""
-    if depth > _DEEPEST:
-        raise StellarError(f"{path} is nested too deeply", "give the questions as a list")
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item, path, depth + 1)
-    elif isinstance(value, dict):
-        instruction, given = value.get("instruction"), value.get("input")
-        if isinstance(instruction, str) and isinstance(given, str) and given.strip():
-            yield f"{instruction}\n{given}"
-        for key, item in value.items():
-            if not (isinstance(item, str) and _ID.fullmatch(key)):
-                yield from _strings(item, path, depth + 1)
+    Of a question with `expect`, as `stellar data identity` writes them, only the question: the answer beside it is an
+    example of what is to be learned, and stands in training data for good reason. Without recursion: JSON may be deep.
+    """
+    waiting = [item]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list):
+            waiting += reversed(value)
+        elif isinstance(value, dict):
+            instruction, given = value.get("instruction"), value.get("input")
+            if isinstance(instruction, str) and isinstance(given, str) and given.strip():
+                yield f"{instruction}\n{given}"
+            by_rule = isinstance(instruction, str) and isinstance(value.get("expect"), dict)
+            waiting += [
+                part
+                for key, part in reversed(value.items())
+                if not (isinstance(part, str) and _ID.fullmatch(key))
+                and (not by_rule or key in ("instruction", "input"))
+            ]
 
 
 def _lines(path: Path) -> Iterator[Text]:
-    for number, line in enumerate(read_text(path, "evaluation set").splitlines(), 1):
-        yield f"line {number}", line
+    for number, line in enumerate(read_text(path, "evaluation set").split("\n"), 1):
+        if text := line.rstrip("\r"):
+            yield f"line {number}", text
 
 
 def _csv(path: Path) -> Iterator[Text]:
@@ -143,7 +156,7 @@ def _xlsx(path: Path) -> Iterator[Text]:
 
 _READERS: dict[str, Callable[[Path], Iterator[Text]]] = {
     ".json": _json,
-    ".jsonl": _json_lines,
+    ".jsonl": _json,
     ".txt": _lines,
     ".csv": _csv,
     ".tsv": _csv,
