@@ -146,7 +146,7 @@ def _fit(
         model = load_base(config.base, plan.choice.setup.dtype, place.device)
         model, pairs = add_lora(model, config)
         loaded = peak(place.device)
-        if start is not None and not is_checkpoint(start):
+        if start is not None:  # also where the Trainer will load a whole checkpoint: it would not say what differs
             load_weights(model, start)
         if RANK == 0:
             run.begin()
@@ -222,8 +222,9 @@ class _Loop:
         from .watch import Course, Watch
 
         config, data, setup = self._config, self._data, self._plan.choice.setup
-        checkpoint = self._folder.last_checkpoint() or (start if start and is_checkpoint(start) else None)
-        course = Course(**self._folder.course(checkpoint)) if checkpoint else Course()
+        own = self._folder.last_checkpoint()
+        checkpoint = own or (start if start and is_checkpoint(start) else None)
+        course = Course(**self._folder.course(own)) if own else Course()  # another run's best adapter is not here
         done = step_of(checkpoint) if checkpoint else 0
         if done >= len(data.steps):
             raise UsageError(

@@ -1,6 +1,6 @@
 """How a run ends before its time: signals that ask it to stop after a step, and what the machine may run out of.
 
-Knows signals and the errors of torch and the operating system.
+Knows signals and the errors of torch, safetensors and the operating system.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from stellar_local.errors import ModelError, StellarError
+from stellar_local.errors import ModelError, StellarError, UsageError
 from stellar_local.files import explain
 
 from .config import TrainConfig
@@ -47,17 +47,27 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 @contextmanager
 def explained(config: TrainConfig, run: RunFolder) -> Iterator[None]:
-    """Turn what the machine may run out of, memory or disk, into our errors."""
+    """Turn what the machine may run out of, memory or disk, and what a checkpoint may lack, into our errors."""
+    from safetensors import SafetensorError
+
     try:
         yield
     except OSError as error:
         raise explain(error, run.out, "write to") from error
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
+    except (MemoryError, RuntimeError, ValueError, SafetensorError) as error:
+        text = str(error)
+        if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
             raise ModelError(
                 "not enough memory for this run",
                 "lower --packing or --micro-batch-size, which leaves the result as it is, or --cutoff-len",
             ) from error
-        if "PytorchStreamWriter" in str(error):  # how torch.save words a full disk
+        # How torch.save and safetensors word a full disk.
+        if "PytorchStreamWriter" in text or (isinstance(error, SafetensorError) and "I/O error" in text):
             raise StellarError(f"cannot write a checkpoint to {run.checkpoints}", "free some space there") from error
+        if "PytorchStreamReader" in text or isinstance(error, SafetensorError):
+            raise ModelError("the checkpoint is damaged: it cannot be read", "begin anew with --overwrite") from error
+        if "parameter group" in text:
+            raise UsageError(
+                "the checkpoint is of a run with another optimizer", "give its own --loraplus-ratio"
+            ) from error
         raise

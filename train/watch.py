@@ -110,6 +110,7 @@ class Watch(TrainerCallback):  # type: ignore[misc] # Transformers is seen as An
             self._display.evaluation(loss, better)
         if self._config.early_stopping and course.stale >= self._config.early_stopping:
             control.should_training_stop = self.stopped_early = True
+            control.should_save = False  # from a checkpoint here a run would go on beyond its end
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         limit: Limit = self.trainer.limit
