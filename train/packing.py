@@ -42,7 +42,9 @@ class Limit:
 
 
 def cut(samples: Sequence[Sample], limit: Limit) -> list[MicroBatch]:
-    """Micro-batches of about equal size that together hold every sample once; a sample beyond the limit is alone.
+    """Micro-batches of about equal size that together hold every sample once.
+
+    A sample beyond the limit has a row of its own, and other rows may then be as long.
 
     The loss is normalised over the optimizer step, so how it is cut changes memory and speed, not the result.
     """

@@ -7,7 +7,6 @@ starts several times trains together, each process on a device of its own; the f
 from __future__ import annotations
 
 import importlib.metadata
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
@@ -34,7 +33,7 @@ from .logs import RunLog, read_log
 from .placing import RANK, Place, find_place, peak, tell, wait_for_all
 from .planning import Plan, planned, tell_peak
 from .steps import Steps
-from .stopping import explained, stop_on_signals
+from .stopping import Asked, explained, stop_on_signals
 from .tokenizer import load_tokenizer
 
 
@@ -52,7 +51,7 @@ def train(config: TrainConfig, overwrite: bool = False) -> Path:
     """Train the adapter that `config` describes; returns its folder. What is done already is not done again.
 
     A run that was killed goes on from its last checkpoint and gives the same adapter. Raises StellarError, and
-    KeyboardInterrupt after Ctrl-C once the state is saved.
+    KeyboardInterrupt after Ctrl-C (its subclass Terminated after SIGTERM) once the state is saved.
     """
     require_packages()
     spin_briefly()
@@ -151,8 +150,8 @@ def _fit(
         if RANK == 0:
             run.begin()
         wait_for_all()
-        with stop_on_signals() as interrupted:
-            loop = _Loop(config, model, pairs, data, run, place, plan, interrupted)
+        with stop_on_signals() as asked:
+            loop = _Loop(config, model, pairs, data, run, place, plan, asked)
             trainer, watch = loop.run(start)
         if RANK != 0:
             return
@@ -201,12 +200,12 @@ class _Loop:
         run: RunFolder,
         place: Place,
         plan: Plan,
-        interrupted: threading.Event,
+        asked: Asked,
     ) -> None:
         from .lean import Ends, make_lean
 
         self._config, self._model, self._pairs, self._data, self._folder = config, model, pairs, data, run
-        self._place, self._plan, self._interrupted = place, plan, interrupted
+        self._place, self._plan, self._asked = place, plan, asked
         self.peak = 0  # bytes, once it has run
         base = model.get_base_model()
         self.ends = Ends(base, place.device, plan.choice.setup.embedding_on_cpu, config.neftune_alpha)
@@ -237,7 +236,7 @@ class _Loop:
             if RANK == 0:
                 log = stack.enter_context(closing(RunLog(config.out, done, LOG)))
                 display = stack.enter_context(Display(len(data.steps), done, config.epochs))
-            watch = Watch(config, self._folder, data.steps, course, log, display, self._interrupted, self._pairs)
+            watch = Watch(config, self._folder, data.steps, course, log, display, self._asked, self._pairs)
             trainer = PackedTrainer(
                 model=self._model,
                 args=arguments(
@@ -267,7 +266,7 @@ class _Loop:
                     _draw(config.out)
         if trainer.state.global_step < trainer.state.max_steps and not watch.stopped_early:
             tell(f"stopped after step {trainer.state.global_step}; the same command goes on from there")
-            raise KeyboardInterrupt
+            raise self._asked.end()
         return trainer, watch
 
 

@@ -18,31 +18,53 @@ from .folder import RunFolder
 from .placing import tell
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has ended the run, its state saved."""
+
+
+class Asked:
+    """Whether this process was asked to stop, and the signal that did first; 0: none."""
+
+    number = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.number)
+
+    def end(self) -> KeyboardInterrupt:
+        """What to raise once the state is saved; also where another process of the run was asked."""
+        return Terminated() if self.number == signal.SIGTERM else KeyboardInterrupt()
+
+
 @contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """While the block runs, the first Ctrl-C or SIGTERM sets the event, so that a step can end; a second of the same
-    stops at once. What starts several processes sends them SIGTERM after the terminal's Ctrl-C: that is no second.
+def stop_on_signals() -> Iterator[Asked]:
+    """While the block runs, the first Ctrl-C or SIGTERM is noted, so that a step can end; a second of the same stops
+    at once. What starts several processes sends them SIGTERM after the terminal's Ctrl-C: that is no second.
+
+    A signal that whoever started us has switched off stays so.
     """
-    asked, seen = threading.Event(), set[int]()
+    asked, seen = Asked(), set[int]()
 
     def ask(number: int, frame: object) -> None:
         if number in seen:
-            raise KeyboardInterrupt
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         seen.add(number)
-        if asked.is_set():
+        if asked:
             return
-        asked.set()
+        asked.number = number
         tell("stopping after this step; Ctrl-C again stops at once")
 
     if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
         yield asked
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    watched = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
     try:
+        for number in watched:
+            signal.signal(number, ask)
         yield asked
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in watched:
+            signal.signal(number, before[number])
 
 
 @contextmanager
