@@ -113,7 +113,7 @@ def test_no_more_tokens_than_the_largest_step_has() -> None:
     assert brief(small) == "bfloat16 300 keeps"
     assert "300 tokens at once: the largest optimizer step as a whole" in small.reasons
     assert brief(chosen("7b", 12, replace(WISH, most=9000))) == "nf4 4096"
-    assert brief(chosen("7b", 12, replace(WISH, most=300), longest=400)) == "nf4 400"
+    assert brief(chosen("7b", 12, replace(WISH, most=300), longest=400)) == "nf4 400 keeps"
 
 
 def test_wishes_are_kept() -> None:
