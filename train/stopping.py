@@ -84,7 +84,8 @@ def explained(config: TrainConfig, run: RunFolder) -> Iterator[None]:
                 "lower --packing or --micro-batch-size, which leaves the result as it is, or --cutoff-len",
             ) from error
         # How torch.save and safetensors word a full disk.
-        if "PytorchStreamWriter" in text or (isinstance(error, SafetensorError) and "I/O error" in text):
+        full = "PytorchStreamWriter" in text or ("inline_container" in text and "unexpected pos" in text)
+        if full or (isinstance(error, SafetensorError) and "I/O error" in text):
             raise StellarError(f"cannot write a checkpoint to {run.checkpoints}", "free some space there") from error
         if "PytorchStreamReader" in text or isinstance(error, SafetensorError):
             raise ModelError("the checkpoint is damaged: it cannot be read", "begin anew with --overwrite") from error
