@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from stellar_local.console import warn
-from stellar_local.errors import UsageError
+from stellar_local.errors import ExitCode, UsageError
 from stellar_local.files import expanded
 
 from .arguments import HELP, pairs
@@ -84,8 +84,12 @@ def train(config: str | None, overwrite: str | None, **texts: str | None) -> Non
     for note in made.notes():
         warn(note)
     from .run import train as run
+    from .stopping import Terminated
 
-    run(made, overwrite=overwrite is not None and yes_or_no(overwrite, "--overwrite"))
+    try:
+        run(made, overwrite=overwrite is not None and yes_or_no(overwrite, "--overwrite"))
+    except Terminated:
+        raise SystemExit(ExitCode.TERMINATED) from None
 
 
 def configured(texts: dict[str, str | None], file: Path | None = None) -> TrainConfig:

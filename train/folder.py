@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stellar_local.errors import ModelError, UsageError
-from stellar_local.files import atomic_text, ensure_folder, explain, read_text, sha256
+from stellar_local.files import atomic_file, atomic_text, ensure_folder, read_text, sha256
 
 from .adapter import ADAPTER_CONFIG, ADAPTER_FILES, ADAPTER_WEIGHTS
 from .config import TrainConfig
@@ -141,12 +141,13 @@ class RunFolder:
         shutil.rmtree(old, ignore_errors=True)
 
     def finish(self, adapter: Path, template_source: str, record: Mapping[str, Any]) -> None:
-        """Move the verified adapter into place, then write template.json, and training.json last of all."""
-        try:
-            for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
-                (adapter / name).replace(self.out / name)
-        except OSError as error:
-            raise explain(error, self.out, "write") from error
+        """Copy the verified adapter into place, then write template.json, and training.json last of all.
+
+        Copied, not moved: a run that is killed before the end needs the best adapter once more.
+        """
+        for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
+            with atomic_file(self.out / name) as temporary:
+                shutil.copyfile(adapter / name, temporary)
         atomic_text(self.out / TEMPLATE, template_source)
         text = json.dumps({**record, "run": self._run}, ensure_ascii=False, indent=1)
         atomic_text(self.out / RECORD, text + "\n")

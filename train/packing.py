@@ -31,13 +31,17 @@ class Limit:
     tokens: int = 0
 
     def halved(self, batch: MicroBatch) -> Limit | None:
-        """The limit after this micro-batch was too much; None if it was one sample."""
-        held = sum(map(len, batch))
-        return None if held < 2 else Limit(self.samples and max(1, held // 2), max(1, packed_length(batch) // 2))
+        """The limit after this micro-batch was too much; None if nothing smaller can be made of it."""
+        held, tokens = sum(map(len, batch)), packed_length(batch)
+        # A row that is longer than the limit, as its longest sample is, must not raise it, nor be tried for ever.
+        tokens = min(tokens, self.tokens or tokens) // 2
+        return Limit(self.samples and max(1, held // 2), tokens) if held > 1 and tokens else None
 
 
 def cut(samples: Sequence[Sample], limit: Limit) -> list[MicroBatch]:
-    """Micro-batches of about equal size that together hold every sample once; a sample beyond the limit is alone.
+    """Micro-batches of about equal size that together hold every sample once.
+
+    A sample beyond the limit has a row of its own, and other rows may then be as long.
 
     The loss is normalised over the optimizer step, so how it is cut changes memory and speed, not the result.
     """

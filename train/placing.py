@@ -14,7 +14,8 @@ from stellar_local.console import say
 from stellar_local.plan.hardware import available_memory
 
 # What Accelerate and torchrun tell each process.
-RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+WORLD = int(os.environ.get("WORLD_SIZE", "1"))
+RANK = int(os.environ.get("RANK", "0")) if WORLD > 1 else 0
 PROCESSES_HERE = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", WORLD)))
 
 

@@ -7,7 +7,6 @@ starts several times trains together, each process on a device of its own; the f
 from __future__ import annotations
 
 import importlib.metadata
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
@@ -34,7 +33,7 @@ from .logs import RunLog, read_log
 from .placing import RANK, Place, find_place, peak, tell, wait_for_all
 from .planning import Plan, planned, tell_peak
 from .steps import Steps
-from .stopping import explained, stop_on_signals
+from .stopping import Asked, explained, stop_on_signals
 from .tokenizer import load_tokenizer
 
 
@@ -52,7 +51,7 @@ def train(config: TrainConfig, overwrite: bool = False) -> Path:
     """Train the adapter that `config` describes; returns its folder. What is done already is not done again.
 
     A run that was killed goes on from its last checkpoint and gives the same adapter. Raises StellarError, and
-    KeyboardInterrupt after Ctrl-C once the state is saved.
+    KeyboardInterrupt after Ctrl-C (its subclass Terminated after SIGTERM) once the state is saved.
     """
     require_packages()
     spin_briefly()
@@ -146,13 +145,13 @@ def _fit(
         model = load_base(config.base, plan.choice.setup.dtype, place.device)
         model, pairs = add_lora(model, config)
         loaded = peak(place.device)
-        if start is not None and not is_checkpoint(start):
+        if start is not None:  # also where the Trainer will load a whole checkpoint: it would not say what differs
             load_weights(model, start)
         if RANK == 0:
             run.begin()
         wait_for_all()
-        with stop_on_signals() as interrupted:
-            loop = _Loop(config, model, pairs, data, run, place, plan, interrupted)
+        with stop_on_signals() as asked:
+            loop = _Loop(config, model, pairs, data, run, place, plan, asked)
             trainer, watch = loop.run(start)
         if RANK != 0:
             return
@@ -201,14 +200,14 @@ class _Loop:
         run: RunFolder,
         place: Place,
         plan: Plan,
-        interrupted: threading.Event,
+        asked: Asked,
     ) -> None:
         import torch
 
         from .lean import Ends, fuse, make_lean
 
         self._config, self._model, self._pairs, self._data, self._folder = config, model, pairs, data, run
-        self._place, self._plan, self._interrupted = place, plan, interrupted
+        self._place, self._plan, self._asked = place, plan, asked
         self.peak = 0  # bytes, once it has run
         base = model.get_base_model()
         self.ends = Ends(base, place.device, plan.choice.setup.embedding_on_cpu, config.neftune_alpha)
@@ -226,8 +225,9 @@ class _Loop:
         from .watch import Course, Watch
 
         config, data, setup = self._config, self._data, self._plan.choice.setup
-        checkpoint = self._folder.last_checkpoint() or (start if start and is_checkpoint(start) else None)
-        course = Course(**self._folder.course(checkpoint)) if checkpoint else Course()
+        own = self._folder.last_checkpoint()
+        checkpoint = own or (start if start and is_checkpoint(start) else None)
+        course = Course(**self._folder.course(own)) if own else Course()  # another run's best adapter is not here
         done = step_of(checkpoint) if checkpoint else 0
         if done >= len(data.steps):
             raise UsageError(
@@ -240,7 +240,7 @@ class _Loop:
             if RANK == 0:
                 log = stack.enter_context(closing(RunLog(config.out, done, LOG)))
                 display = stack.enter_context(Display(len(data.steps), done, config.epochs))
-            watch = Watch(config, self._folder, data.steps, course, log, display, self._interrupted, self._pairs)
+            watch = Watch(config, self._folder, data.steps, course, log, display, self._asked, self._pairs)
             trainer = PackedTrainer(
                 model=self._model,
                 args=arguments(
@@ -270,7 +270,7 @@ class _Loop:
                     _draw(config.out)
         if trainer.state.global_step < trainer.state.max_steps and not watch.stopped_early:
             tell(f"stopped after step {trainer.state.global_step}; the same command goes on from there")
-            raise KeyboardInterrupt
+            raise self._asked.end()
         return trainer, watch
 
 

@@ -1,6 +1,6 @@
 """How a run ends before its time: signals that ask it to stop after a step, and what the machine may run out of.
 
-Knows signals and the errors of torch and the operating system.
+Knows signals and the errors of torch, safetensors and the operating system.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from stellar_local.errors import ModelError, StellarError
+from stellar_local.errors import ModelError, StellarError, UsageError
 from stellar_local.files import explain
 
 from .config import TrainConfig
@@ -18,46 +18,79 @@ from .folder import RunFolder
 from .placing import tell
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has ended the run, its state saved."""
+
+
+class Asked:
+    """Whether this process was asked to stop, and the signal that did first; 0: none."""
+
+    number = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.number)
+
+    def end(self) -> KeyboardInterrupt:
+        """What to raise once the state is saved; also where another process of the run was asked."""
+        return Terminated() if self.number == signal.SIGTERM else KeyboardInterrupt()
+
+
 @contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """While the block runs, the first Ctrl-C or SIGTERM sets the event, so that a step can end; a second of the same
-    stops at once. What starts several processes sends them SIGTERM after the terminal's Ctrl-C: that is no second.
+def stop_on_signals() -> Iterator[Asked]:
+    """While the block runs, the first Ctrl-C or SIGTERM is noted, so that a step can end; a second of the same stops
+    at once. What starts several processes sends them SIGTERM after the terminal's Ctrl-C: that is no second.
+
+    A signal that whoever started us has switched off stays so.
     """
-    asked, seen = threading.Event(), set[int]()
+    asked, seen = Asked(), set[int]()
 
     def ask(number: int, frame: object) -> None:
         if number in seen:
-            raise KeyboardInterrupt
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         seen.add(number)
-        if asked.is_set():
+        if asked:
             return
-        asked.set()
+        asked.number = number
         tell("stopping after this step; Ctrl-C again stops at once")
 
     if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
         yield asked
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    watched = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
     try:
+        for number in watched:
+            signal.signal(number, ask)
         yield asked
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in watched:
+            signal.signal(number, before[number])
 
 
 @contextmanager
 def explained(config: TrainConfig, run: RunFolder) -> Iterator[None]:
-    """Turn what the machine may run out of, memory or disk, into our errors."""
+    """Turn what the machine may run out of, memory or disk, and what a checkpoint may lack, into our errors."""
+    from safetensors import SafetensorError
+
     try:
         yield
     except OSError as error:
         raise explain(error, run.out, "write to") from error
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
+    except (MemoryError, RuntimeError, ValueError, SafetensorError) as error:
+        text = str(error)
+        if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
             raise ModelError(
                 "not enough memory for this run",
                 "lower --packing or --micro-batch-size, which leaves the result as it is, or --cutoff-len",
             ) from error
-        if "PytorchStreamWriter" in str(error):  # how torch.save words a full disk
+        # How torch.save and safetensors word a full disk.
+        full = "PytorchStreamWriter" in text or ("inline_container" in text and "unexpected pos" in text)
+        if full or (isinstance(error, SafetensorError) and "I/O error" in text):
             raise StellarError(f"cannot write a checkpoint to {run.checkpoints}", "free some space there") from error
+        if "PytorchStreamReader" in text or isinstance(error, SafetensorError):
+            raise ModelError("the checkpoint is damaged: it cannot be read", "begin anew with --overwrite") from error
+        if "parameter group" in text:
+            raise UsageError(
+                "the checkpoint is of a run with another optimizer", "give its own --loraplus-ratio"
+            ) from error
         raise

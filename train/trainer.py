@@ -189,8 +189,8 @@ class PackedTrainer(Trainer):  # type: ignore[misc] # Transformers is seen as An
         self.limit = smaller
         warn(f"out of memory at {tokens} tokens in a micro-batch: going on with {smaller.tokens}")
 
-    def _clip_grad_norm(self, model: Any) -> Any:
-        norm = super()._clip_grad_norm(model)
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # of every step, clipped or not
         if not math.isfinite(float(norm)):
             raise StellarError(
                 f"training diverged: the gradient of step {self.state.global_step + 1} is {float(norm)}",

@@ -7,7 +7,6 @@ and its display.
 from __future__ import annotations
 
 import math
-import threading
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,6 +20,7 @@ from .folder import RunFolder
 from .logs import RunLog, StepStats
 from .packing import Limit
 from .steps import Steps
+from .stopping import Asked
 
 
 @dataclass
@@ -56,11 +56,11 @@ class Watch(TrainerCallback):  # type: ignore[misc] # Transformers is seen as An
         course: Course,
         log: RunLog | None,
         display: Display | None,
-        interrupted: threading.Event,
+        asked: Asked,
         pairs: int,
     ) -> None:
         self._config, self._run, self._steps, self.course = config, run, steps, course
-        self._log, self._display, self._interrupted, self._pairs = log, display, interrupted, pairs
+        self._log, self._display, self._asked, self._pairs = log, display, asked, pairs
         self.stopped_early = False
         self._began = self._seconds = 0.0  # when the step in hand began, and what the last one took
 
@@ -73,7 +73,7 @@ class Watch(TrainerCallback):  # type: ignore[misc] # Transformers is seen as An
         every = self._config.eval_steps
         due = step % every == 0 or step == len(self._steps) if every else self._steps.ends_epoch(step)
         control.should_evaluate = due and self.trainer.eval_dataset is not None
-        stop = self.trainer.any_process(self._interrupted.is_set())
+        stop = self.trainer.any_process(bool(self._asked))
         if step >= state.max_steps:
             control.should_save = False  # the adapter itself is about to be saved
         elif stop:
@@ -116,6 +116,7 @@ class Watch(TrainerCallback):  # type: ignore[misc] # Transformers is seen as An
             self._display.evaluation(loss, better)
         if self._config.early_stopping and course.stale >= self._config.early_stopping:
             control.should_training_stop = self.stopped_early = True
+            control.should_save = False  # from a checkpoint here a run would go on beyond its end
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         limit: Limit = self.trainer.limit

@@ -41,7 +41,7 @@ def brief(choice: Choice) -> str:
     ("name", "cards"),
     [
         ("13b", {12: "nf4 4096", 16: "nf4 4096", 24: "nf4 4096", 40: "bfloat16 4096", 80: "bfloat16 4096 keeps"}),
-        ("7b", {8: "nf4 4096", 12: "nf4 4096", 16: "nf4 4096", 24: "bfloat16 4096", 80: "bfloat16 4096 keeps"}),
+        ("7b", {8: "nf4 4096", 12: "nf4 4096", 16: "bfloat16 4096", 24: "bfloat16 4096", 80: "bfloat16 4096 keeps"}),
         ("8b", {12: "nf4 4096", 16: "nf4 4096", 24: "bfloat16 4096", 80: "bfloat16 4096 keeps"}),
         ("smol", {4: "bfloat16 4096", 8: "bfloat16 4096 keeps", 80: "bfloat16 4096 keeps"}),
     ],
@@ -61,7 +61,7 @@ def test_small_cards_give_up_what_costs_least() -> None:
     roomy = chosen("13b", 10)
     assert not roomy.setup.offload
     assert LEAST <= roomy.setup.tokens < GOAL["cuda"]
-    assert brief(chosen("7b", 6)).startswith("nf4 2")
+    assert brief(chosen("7b", 5.5)).startswith("nf4 2")
 
 
 def test_the_claimed_settings_fit_their_cards() -> None:
@@ -106,12 +106,22 @@ def test_the_longest_sample_has_its_place() -> None:
     assert chosen("13b", 8.1, longest=2400).setup.tokens >= 2400
 
 
+def test_no_more_tokens_than_the_largest_step_has() -> None:
+    """A small step needs no room for more: then all that layers keep may fit."""
+    assert brief(chosen("7b", 24, replace(WISH, most=1500))) == "bfloat16 1500"
+    small = chosen("7b", 24, replace(WISH, most=300), longest=200)
+    assert brief(small) == "bfloat16 300 keeps"
+    assert "300 tokens at once: the largest optimizer step as a whole" in small.reasons
+    assert brief(chosen("7b", 12, replace(WISH, most=9000))) == "nf4 4096"
+    assert brief(chosen("7b", 12, replace(WISH, most=300), longest=400)) == "nf4 400 keeps"
+
+
 def test_wishes_are_kept() -> None:
     assert brief(chosen("7b", 80, replace(WISH, dtype="nf4", checkpointing=True))) == "nf4 4096"
     assert brief(chosen("7b", 80, replace(WISH, tokens=1000, checkpointing=False))) == "bfloat16 1000 keeps"
     assert brief(chosen("7b", 80, replace(WISH, offload=True))) == "bfloat16 4096 offload"
     assert not chosen("13b", 8, replace(WISH, offload=False)).setup.offload
-    assert chosen("13b", 24, replace(WISH, embedding_on_cpu=True, head_4bit=True)).setup.head_4bit
+    assert chosen("13b", 24, replace(WISH, embedding_on_cpu=True)).setup.embedding_on_cpu
     assert not chosen("13b", 8.3, replace(WISH, embedding_on_cpu=False)).setup.embedding_on_cpu
     assert not chosen("smol", 8, replace(WISH, embedding_on_cpu=True)).setup.embedding_on_cpu  # it is the head, too
 
@@ -174,6 +184,7 @@ WISHES = st.builds(
     rank=st.sampled_from([1, 8, 64]),
     modules=st.sampled_from([WISH.modules, ("all-linear",)]),
     dropout=st.booleans(),
+    most=st.sampled_from([0, 0, 300, 2000]),
     dtype=st.sampled_from([None, None, "nf4", "bfloat16", "float32"]),
     tokens=st.sampled_from([None, None, 100, 5000]),
     checkpointing=st.sampled_from([None, None, True, False]),
@@ -206,7 +217,8 @@ def test_what_is_chosen_fits_and_is_what_was_wished(
     assert choice.estimate == estimate(SHAPES[name], setup)
     assert choice.estimate.device <= limit
     assert not host or choice.estimate.host <= host // 2
-    assert longest <= setup.tokens <= max(longest, wish.tokens or GOAL[device])
+    goal = wish.tokens or GOAL[device]
+    assert longest <= setup.tokens <= max(longest, min(goal, wish.most or goal))
     for field in ("dtype", "checkpointing", "offload"):
         assert getattr(wish, field) in (None, getattr(setup, field))
     assert (setup.rank, setup.modules, setup.dropout) == (wish.rank, wish.modules, wish.dropout)
@@ -229,8 +241,8 @@ def test_the_words_of_a_plan() -> None:
     assert host == pytest.approx(choice.estimate.host / GIB, abs=0.005)
     assert any(line.endswith("GiB of 8.00") for line in lines)
     reasons = "\n".join(choice.reasons)
-    assert re.search(r"offload on: otherwise \d+ tokens at once would fit", reasons)
-    assert re.search(r"embedding and head in the host's memory: otherwise \d+ tokens", reasons)
+    assert re.search(r"offload on: otherwise [\d,]+ tokens at once would fit", reasons)
+    assert re.search(r"embedding and head in the host's memory: otherwise [\d,]+ tokens", reasons)
     assert lines[-len(choice.reasons) :] == [f"  {reason}" for reason in choice.reasons]
     assert "as asked for" not in reasons
     asked = chosen("7b", 80, replace(WISH, dtype="nf4", tokens=900, checkpointing=True, offload=True))

@@ -193,7 +193,6 @@ SETUPS = st.builds(
     tokens=st.integers(1, 8192),
     checkpointing=st.booleans(),
     embedding_on_cpu=st.booleans(),
-    head_4bit=st.booleans(),
     device=st.sampled_from(["cuda", "mps", "cpu"]),
     dropout=st.booleans(),
     dora=st.booleans(),
@@ -252,6 +251,3 @@ def test_a_head_that_is_elsewhere_is_brought_for_the_loss() -> None:
     here = estimate(B13, NF4)
     there = estimate(B13, replace(NF4, embedding_on_cpu=True))
     assert (here.weights - there.weights, there.logits - here.logits, there.host) == (2 * head, head, 2 * head)
-    small = estimate(B13, replace(NF4, embedding_on_cpu=True, head_4bit=True))
-    assert small.host == head
-    assert small.weights - there.weights == pytest.approx(head * NF4_BYTES / 2, abs=2)

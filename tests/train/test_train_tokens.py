@@ -7,11 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stellar_local.errors import ModelError, StellarError, UsageError
 from stellar_local.prompts import BOS, EOS, load_template, plain
 from train.corpus import Triple
-from train.dataset import encode, encode_all, hold_out
+from train.dataset import Encoding, Sample, encode, encode_all, fit, hold_out
 from train.tokenizer import Tokenizer, load_tokenizer
 
 TRIPLES = [
@@ -101,12 +103,58 @@ def test_too_long_is_left_out_whole_and_counted(spm_base: Path) -> None:
     tokenizer, template = load_tokenizer(spm_base), load_template("bayling")
     lengths = [len(encode(triple, template, tokenizer)[0].ids) for triple in TRIPLES]
     cutoff = sorted(lengths)[1]
-    samples, counts = encode_all(TRIPLES, template, tokenizer, cutoff)
+    samples, counts = encode_all(TRIPLES, template, tokenizer, Encoding(cutoff))
     assert [len(sample.ids) for sample in samples] == [length for length in lengths if length <= cutoff]
     assert all(sample.ids[-1] == tokenizer.eos_id for sample in samples)
     assert (counts.rows, counts.kept, counts.too_long, counts.empty) == (4, len(samples), 4 - len(samples), 0)
     with pytest.raises(StellarError, match="4 exceed 5 tokens"):
-        encode_all(TRIPLES, template, tokenizer, 5)
+        encode_all(TRIPLES, template, tokenizer, Encoding(5))
+
+
+def test_what_becomes_of_long_rows_is_counted(spm_base: Path) -> None:
+    """Each policy: how many rows are left out, cut and split, and what is learned of them."""
+    tokenizer, template = load_tokenizer(spm_base), load_template("bayling")
+    pairs = [("q", "short"), ("q", "long " * 30), ("q" * 300, "a"), ("q", "x " * 9)]
+    rows = [Triple(question, "", answer) for question, answer in pairs]
+    whole = [encode(row, template, tokenizer)[0] for row in rows]
+    cutoff = len(whole[3].ids)
+    assert whole[2].first > cutoff < len(whole[1].ids)
+    found = {}
+    for policy in ("drop", "truncate", "split"):
+        samples, counts = encode_all(rows, template, tokenizer, Encoding(cutoff, policy))
+        assert counts.rows == 4
+        assert counts.kept == len(samples)
+        assert counts.learned_tokens == sum(len(sample.ids) - sample.first for sample in samples)
+        assert counts.tokens == sum(len(sample.ids) for sample in samples)
+        assert all(len(sample.ids) <= cutoff for sample in samples)
+        assert samples[0] == whole[0]
+        assert samples[-1] == whole[3]
+        found[policy] = (counts.too_long, counts.truncated, counts.divided)
+        learned = [token for sample in samples[1:-1] for token in sample.ids[sample.first :]]
+        answer = whole[1].ids[whole[1].first :]
+        expected = {"drop": [], "truncate": answer[: cutoff - whole[1].first], "split": answer}
+        assert learned == expected[policy]
+    assert found == {"drop": (2, 0, 0), "truncate": (1, 1, 0), "split": (1, 0, 1)}
+
+
+@given(st.integers(2, 60), st.integers(1, 59), st.integers(2, 40), st.booleans())
+@settings(deadline=None)
+def test_a_split_answer_is_learned_once(length: int, first: int, cutoff: int, inputs: bool) -> None:
+    """Every piece begins with the prompt and ends with answer tokens that follow one another; none is learned twice."""
+    sample = Sample(list(range(length)), min(first, length - 1))
+    pieces = fit(sample, Encoding(cutoff, "split", inputs))
+    assert all(len(piece.ids) <= cutoff and piece.first < len(piece.ids) for piece in pieces)
+    assert all(piece.ids[: sample.first] == sample.ids[: sample.first] for piece in pieces)
+    learned = [token for piece in pieces for token in piece.ids[piece.first :]]
+    for piece in pieces:
+        rest = piece.ids[sample.first :]
+        assert rest == list(range(rest[0], rest[0] + len(rest)))
+    if len(pieces) > 1:
+        assert learned == sample.ids[sample.first :]
+    elif pieces:
+        assert learned == sample.ids[sample.first : cutoff]
+    else:
+        assert sample.first >= cutoff
 
 
 def test_a_sample_without_an_answer_token_is_left_out(spm_base: Path, tmp_path: Path) -> None:
@@ -115,12 +163,12 @@ def test_a_sample_without_an_answer_token_is_left_out(spm_base: Path, tmp_path: 
     source |= {"user": {"suffix": "\n"}, "assistant": {}}  # type: ignore[dict-item]
     path.write_text(json.dumps(source), encoding="utf-8")
     rows = [Triple("a", "", ""), Triple("a", "", "b")]
-    samples, counts = encode_all(rows, load_template(str(path)), load_tokenizer(spm_base), 100)
+    samples, counts = encode_all(rows, load_template(str(path)), load_tokenizer(spm_base), Encoding(100))
     assert (len(samples), counts.empty) == (1, 1)
 
 
 def test_hold_out(spm_base: Path) -> None:
-    samples, _ = encode_all(TRIPLES * 5, load_template("bayling"), load_tokenizer(spm_base), 512)
+    samples, _ = encode_all(TRIPLES * 5, load_template("bayling"), load_tokenizer(spm_base), Encoding(512))
     for size, count in ((0, 0), (3, 3), (0.25, 5)):
         train, held = hold_out(samples, size, seed=1)
         assert (len(train), len(held)) == (20 - count, count)
@@ -135,9 +183,9 @@ def test_the_tokenizer_reads_the_folder(spm_base: Path, bpe_base: Path, tmp_path
     assert (spm.special(BOS), spm.special(EOS), spm.special("A")) == (1, 2, None)
     assert (bpe.bos_id, bpe.eos_id) == (bpe.special("<|begin_of_text|>"), bpe.special("<|eot_id|>"))
     shutil.copytree(spm_base, tmp_path / "copy")
-    settings = {"add_bos_token": False, "eos_token": {"content": "[END]"}}
-    settings |= {"added_tokens_decoder": {"480": {"content": "[END]", "special": True}}}
-    (tmp_path / "copy" / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    written = {"add_bos_token": False, "eos_token": {"content": "[END]"}}
+    written |= {"added_tokens_decoder": {"480": {"content": "[END]", "special": True}}}
+    (tmp_path / "copy" / "tokenizer_config.json").write_text(json.dumps(written), encoding="utf-8")
     other = load_tokenizer(tmp_path / "copy")
     assert (other.eos_id, other.add_bos, other.bos_id) == (480, False, 1)
 
