@@ -139,7 +139,7 @@ def test_both_train_guides_show_the_same_files() -> None:
 
 
 def test_train_guide_commands_work(tmp_path: Path, spm_base: Path) -> None:
-    """The guide's commands, with a tiny base in the places of BayLing and SmolLM2, and few rows in those of the data."""
+    """The guide's commands, with a tiny base in the places of BayLing and SmolLM2, and few rows instead of many."""
     shutil.copytree(spm_base, tmp_path / "bayling-13b")
     shutil.copytree(spm_base, tmp_path / "demo" / "base")
     write_training_data(tmp_path)
