@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,15 @@ from conftest import ROOT, Stellar
 from tiny import write_adapter
 
 from stellar_local.cli import _MOUNTED
+from train.budget import budget
+from train.fit import Choice, Wish, choose, describe
+from train.memory import CUDA_CONTEXT, GIB, Shape, estimate
 
 READMES = ["README.md", "README.zh.md"]
 GUIDES = ["docs/stellarspeak.md", "docs/stellarspeak.zh.md"]
 BATCH = ["docs/batch.md", "docs/batch.zh.md"]
 CHAT = ["docs/chat.md", "docs/chat.zh.md"]
+TRAIN = ["docs/train.md", "docs/train.zh.md"]
 PYTHON = ["docs/python.md", "docs/python.zh.md"]
 
 
@@ -53,7 +58,9 @@ def test_every_command_has_help_with_an_example(name: str, stellar: Stellar) -> 
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("pages", [READMES, GUIDES, BATCH, CHAT], ids=["readme", "guide", "batch", "chat"])
+@pytest.mark.parametrize(
+    "pages", [READMES, GUIDES, BATCH, CHAT, TRAIN], ids=["readme", "guide", "batch", "chat", "train"]
+)
 def test_both_languages_show_the_same_commands(pages: list[str]) -> None:
     english, chinese = map(fenced, pages)
     assert english == chinese
@@ -86,7 +93,8 @@ def run_all(lines: list[str], folder: Path) -> None:
     scripts.mkdir(exist_ok=True)
     (scripts / "stellar").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m stellar_local.cli "$@"\n')
     (scripts / "stellar").chmod(0o755)
-    env = {**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(scripts), str(Path(sys.executable).parent), os.environ["PATH"]])  # accelerate's too
+    env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
     for line in lines:
         if not line.startswith("make "):
             done = subprocess.run(
@@ -107,6 +115,128 @@ def test_guide_commands_work(tmp_path: Path, spm_base: Path) -> None:
     run_all(fenced(GUIDES[0]), tmp_path)
     made = {path.name for path in tmp_path.iterdir()}
     assert {"stellarspeak-13b", "stellarspeak-13b-half", "stellarspeak-13b-hf", "stellarspeak-lora.gguf"} <= made
+
+
+def tomls(page: str) -> dict[str, str]:
+    """A page's TOML files; the first line of each is its name."""
+    blocks = re.findall(r"```toml\n# (\S+)\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    return dict(blocks)
+
+
+def values(text: str) -> dict[str, Any]:
+    """What a TOML file says, whatever its comments."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return dict(tomllib.loads(text))
+
+
+def test_both_train_guides_show_the_same_files() -> None:
+    english, chinese = ({name: values(text) for name, text in tomls(page).items()} for page in TRAIN)
+    assert english == chinese
+    assert set(english) == {"mix.toml", "run.toml"}
+
+
+def test_train_guide_commands_work(tmp_path: Path, spm_base: Path) -> None:
+    """The guide's commands, with a tiny base in the places of BayLing and SmolLM2, and few rows instead of many."""
+    shutil.copytree(spm_base, tmp_path / "bayling-13b")
+    shutil.copytree(spm_base, tmp_path / "demo" / "base")
+    write_training_data(tmp_path)
+    for name, text in tomls(TRAIN[0]).items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    for line in fenced(TRAIN[0]):
+        run_all([line], tmp_path)
+        if line.startswith("stellar data identity"):
+            rows = tmp_path / line.split("--out ")[1].split()[0]
+            kept = rows.read_text(encoding="utf-8").splitlines(keepends=True)[::100]  # all would take minutes to train
+            rows.write_text("".join(kept), encoding="utf-8")
+    assert len(records(tmp_path / "astro-qa.jsonl")) == 4
+    built = json.loads((tmp_path / "data" / "build.json").read_text(encoding="utf-8"))
+    assert built["categories"].keys() == {"general", "domain", "identity"}
+    kept = {path.name for path in (tmp_path / "adapter").iterdir()}
+    adapter = {"adapter_model.safetensors", "adapter_config.json", "template.json"}
+    assert {*adapter, "training.json", "log.csv", "tensorboard", "loss.png"} <= kept
+    for name in ("adapter-r16", "adapter-again", "adapter-2", "v1", "small/adapter"):
+        assert (tmp_path / name / "training.json").is_file()
+    assert json.loads((tmp_path / "adapter-again" / "training.json").read_text())["config"]["lora_r"] == 16
+    assert json.loads((tmp_path / "v1" / "training.json").read_text())["config"]["batch_size"] == 256
+
+
+def write_training_data(folder: Path) -> None:
+    """What the train guide's reader downloads: rows as Alpaca's, and sheets with the columns of Astro-QA's."""
+    import openpyxl
+
+    things = (
+        "bread",
+        "a bridge",
+        "rain",
+        "a poem",
+        "chess",
+        "soap",
+        "a river",
+        "tea",
+        "a clock",
+        "glass",
+        "salt",
+        "ink",
+    )
+    alpaca = [
+        {"instruction": f"What is {thing} for?", "input": "", "output": f"People have long found uses for {thing}."}
+        for thing in things
+    ]
+    (folder / "alpaca_data.json").write_text(json.dumps(alpaca), encoding="utf-8")
+    sheets = folder / "Astro-QA" / "data" / "ZH"
+    sheets.mkdir(parents=True)
+    for name, rows in {
+        "single": [
+            ["ID", "Question", "A", "B", "C", "D", "Answer", "Parse"],
+            [1, "天狼星位于哪个星座？", "猎户座", "大犬座", "小犬座", "天鹅座", "B", "天狼星是大犬座α星。"],
+            [2, "离太阳最近的行星是哪一颗？", "水星", "金星", "地球", "火星", "A", "水星的轨道最靠近太阳。"],
+        ],
+        "judgment": [["ID", "Question", "Answer", "Parse"], [1, "月球本身会发光。", "错", "月球反射太阳光。"]],
+        "subjective": [["ID", "Type", "Question", "Answer"], [1, "名词解释", "光年", "光在真空中一年走过的距离。"]],
+        "matching": [["Title ID", "Group 1", "Group 2", "Answer"], [1, "织女星", "天琴座", None]],
+    }.items():
+        book = openpyxl.Workbook()
+        for row in rows:
+            book.active.append(row)
+        book.save(sheets / f"{name}.xlsx")
+
+
+def planned(name: str, gib: int) -> Choice:
+    """What the memory plan chooses for a model on an empty card, in a computer with 16 GiB free."""
+    shapes = {
+        "7B": Shape(4096, 11008, 32, 32, 32, 128, 32000),
+        "8B": Shape(4096, 14336, 32, 32, 8, 128, 128256),
+        "13B": Shape(5120, 13824, 40, 40, 40, 128, 32000),
+    }
+    may = budget("auto", gib * GIB - CUDA_CONTEXT, "cuda")
+    wish = Wish(8, ("q_proj", "k_proj", "v_proj", "o_proj"))
+    return choose(shapes[name], wish, may, 512, "cuda", has_bnb=True, bf16_ok=True, host_bytes=16 * GIB)
+
+
+@pytest.mark.parametrize("page", TRAIN)
+def test_the_train_guides_plan_is_the_planners(page: str) -> None:
+    """The plan that is shown, every cell of the table of cards, and the memory that is set against the makers'."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert "\n".join(describe(planned("13B", 12))) in text
+    words = {"nf4": "NF4", "bfloat16": "bfloat16"}
+    for gib in (8, 12, 16, 24):
+        (row,) = re.findall(rf"^\| {gib} GiB \|(.*)\|$", text, re.MULTILINE)
+        cells = [re.sub(r"[¹²]", "", cell).strip() for cell in row.split("|")]
+        made = [planned(name, gib) for name in ("7B", "8B", "13B")]
+        assert [cell.replace("、", ", ") for cell in cells] == [
+            f"{words[one.setup.dtype]}, {one.setup.tokens:,}, {one.estimate.device / GIB:.1f} GiB" for one in made
+        ]
+    moved = planned("13B", 8)
+    assert moved.setup.offload
+    assert moved.setup.embedding_on_cpu
+    assert f"{moved.estimate.host / GIB:.1f} GiB" in text
+    needed = replace(planned("7B", 24).setup, tokens=4096)
+    assert f"{estimate(planned('7B', 24).shape, needed).device / GIB:.1f} GiB" in text
+    ours = [f"{planned(name, 12).estimate.device / GIB:.1f} GiB" for name in ("13B", "7B")]
+    assert re.search(rf"\| {ours[0]}.*13B.*{ours[1]}.*7B", text)
 
 
 def test_chat_guide_commands_work(tmp_path: Path, spm_folder: Path) -> None:
@@ -204,7 +334,7 @@ def test_python_examples_work(tmp_path: Path, spm_model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [*READMES, *GUIDES, *BATCH, *PYTHON, "CONTRIBUTING.md", "templates/README.md", "docs/cli.md"]
+    "page", [*READMES, *GUIDES, *BATCH, *CHAT, *TRAIN, *PYTHON, "CONTRIBUTING.md", "templates/README.md", "docs/cli.md"]
 )
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
