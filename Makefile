@@ -5,6 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
+# GCC before 14 leaves out most of the tile configuration that llama.cpp's AMX kernels load (GCC's bug 114098), and the
+# first prompt ends the process with an illegal instruction. On such a machine llama.cpp is built here, without AMX.
+NO_AMX := $(shell grep -qsw amx_tile /proc/cpuinfo && ! cc --version 2>/dev/null | grep -q clang && \
+  [ "$$(cc -dumpversion 2>/dev/null | cut -d. -f1)" -lt 14 ] && echo -mno-amx-tile -mno-amx-int8 -mno-amx-bf16)
+
 .PHONY: demo test test-fast lint bench docs clean
 .DELETE_ON_ERROR:
 
@@ -14,6 +19,8 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	$(if $(NO_AMX),CMAKE_ARGS="-DCMAKE_C_FLAGS='$(NO_AMX)' -DCMAKE_CXX_FLAGS='$(NO_AMX)'" \
+	  $(PIP) install --no-cache-dir --no-binary llama-cpp-python -c constraints.txt llama-cpp-python)
 	$(PIP) install -c constraints.txt -e '.[train,demo]'
 	@touch $@
 

@@ -211,7 +211,7 @@ def fuse(device: torch.device, dtype: torch.dtype) -> bool:
         made.swiglu_slopes(x, x, made.swiglu(x, x))
         heads = torch.ones(2, 4, 8, 64, device=device, dtype=dtype, requires_grad=True)
         queries, keys = rotate(heads, heads, x, x)
-        torch.autograd.backward(queries.sum() + keys.sum())
+        torch.autograd.grad(queries.sum() + keys.sum(), heads)
     except Exception:  # torch.compile fails in many ways, and none of them matters
         return False
     global _kernels
