@@ -210,7 +210,7 @@ def fuse(device: torch.device, dtype: torch.dtype) -> bool:
         made.norm_slope(x, weight, 1e-5, made.norm(x, weight, 1e-5))
         made.swiglu_slopes(x, x, made.swiglu(x, x))
         heads = torch.ones(2, 4, 8, 64, device=device, dtype=dtype, requires_grad=True)
-        queries, keys = rotate(heads, heads, x, x)
+        queries, keys = rotate(heads, heads, x, x)  # type: ignore[no-untyped-call]
         torch.autograd.grad(queries.sum() + keys.sum(), heads)
     except Exception:  # torch.compile fails in many ways, and none of them matters
         return False
