@@ -41,7 +41,7 @@ MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 STEPS = 8
 # Shape, rows a micro-batch, tokens a row, and the memory (GiB) that ours may use, runtime included.
 GRID = {
-    "13b": [(2, 256, 12), (4, 512, 12), (4, 1024, 12), (4, 1024, 8), (4, 512, 8)],
+    "13b": [(2, 256, 12), (4, 512, 12), (4, 1024, 12), (4, 1024, 8)],
     "7b": [(4, 512, 12), (4, 1024, 8), (4, 1024, 6)],
     "tiny": [(2, 64, 12), (4, 128, 12)],
 }

@@ -54,7 +54,11 @@ def test_effect(finished: Path, spm_base: Path, train_rows: Path, tmp_path: Path
     """Logits of base and adapter differ; an adapter whose effect is zero, though its B is not, is refused."""
     config = settings(spm_base, train_rows, finished)
     model, ids = plain_model(config), samples_of(config)[0].ids
-    verify_effect(model, ids, finished, 8)
+
+    def next_logits() -> torch.Tensor:
+        return model(torch.tensor([ids])).logits[0, -1]
+
+    verify_effect(model, next_logits, finished, 8)
     with torch.no_grad():
         tuned = model(torch.tensor([ids])).logits
         with model.disable_adapter():
@@ -65,7 +69,7 @@ def test_effect(finished: Path, spm_base: Path, train_rows: Path, tmp_path: Path
             tensor.zero_()
     save_file(weights, tmp_path / WEIGHTS)
     with pytest.raises(ModelError, match="does not change the model's answers") as caught:
-        verify_effect(model, ids, tmp_path, 8)
+        verify_effect(model, next_logits, tmp_path, 8)
     assert caught.value.hint
 
 
