@@ -201,7 +201,7 @@ class _Search:
         elif tokens < self.goal:
             yield f"{tokens:,} tokens at once: what fits; {aim} would need {self.need(setup.dtype, setup)}"
         elif tokens == wish.most:
-            yield f"{tokens:,} tokens at once: the largest optimizer step as a whole"
+            yield f"{tokens:,} tokens at once: no step of this run has more to compute at a time"
         elif wish.tokens is not None:
             yield f"{tokens:,} tokens at once: as asked for"
         else:

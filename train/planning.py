@@ -18,7 +18,7 @@ from .config import TrainConfig
 from .dataset import Sample
 from .fit import Choice, Wish, choose, compare, describe
 from .memory import Shape, estimate
-from .packing import Limit, cut, packed_length, shared_length
+from .packing import Limit, cut, packed_length
 from .placing import PROCESSES_HERE, Place, least, tell
 from .steps import Steps
 
@@ -49,7 +49,7 @@ def planned(
         dora=config.use_dora,
         dtype=None if config.dtype == "auto" else config.dtype,
         tokens=config.packing or None,
-        most=max(longest, _most_in_a_step(samples, steps)),
+        most=max(longest, _largest(samples, steps, Limit(config.micro_batch_size))),
         checkpointing=_TRIAL[config.checkpointing],
         offload=_TRIAL[config.offload],
     )
@@ -60,8 +60,7 @@ def planned(
         Shape.of(base), wish, budget(config.memory, free, kind), longest, kind, has_bnb, place.bf16, least(host)
     )
     limit = Limit(config.micro_batch_size, choice.setup.tokens)
-    largest = max(packed_length(batch) for indexes in steps for batch in cut([samples[i] for i in indexes], limit))
-    setup = replace(choice.setup, tokens=largest)
+    setup = replace(choice.setup, tokens=_largest(samples, steps, limit))
     choice = replace(choice, setup=setup, estimate=estimate(choice.shape, setup))
     for line in describe(choice):
         tell(line)
@@ -74,8 +73,6 @@ def tell_peak(choice: Choice, measured: int) -> None:
         tell(compare(choice, measured))
 
 
-def _most_in_a_step(samples: Sequence[Sample], steps: Steps) -> int:
-    """The tokens that a step has at most once its samples' common beginning is shared: more than that is never used."""
-    sizes = [len(sample.ids) - 1 for sample in samples]
-    shared = shared_length(samples)
-    return max(sum(sizes[i] for i in step) - shared * (len(step) - 1) for step in steps)
+def _largest(samples: Sequence[Sample], steps: Steps, limit: Limit) -> int:
+    """The tokens of the largest micro-batch of the run, under a limit."""
+    return max(packed_length(batch) for indexes in steps for batch in cut([samples[i] for i in indexes], limit))
