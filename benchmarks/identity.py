@@ -17,6 +17,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ _Z = 1.959964  # of a 95% interval
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where everything goes; kept")
+    parser.add_argument("--folder", type=Path, help="where everything goes; kept [default: a temporary folder]")
     parser.add_argument("--threads", type=int, default=0, help="of training and asking [default: all]")
     parser.add_argument("--build", default="", help="options of `stellar data build` in the place of the recipe's")
     parser.add_argument("--train", default="", help="options of `stellar train` in the place of the recipe's")
@@ -63,7 +64,12 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="show every answer, not the wrong ones alone")
     options = parser.parse_args()
     print(describe("torch", "transformers", "peft", "llama-cpp-python"))
-    folder: Path = options.folder
+    with tempfile.TemporaryDirectory() as temporary:
+        measure(options.folder or Path(temporary), options)
+
+
+def measure(folder: Path, options: argparse.Namespace) -> None:
+    """Every step, with what it leaves in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     building = tuple(options.build.split()) or BUILDING
     training = (*(tuple(options.train.split()) or TRAINING), "--seed", str(options.seed))
