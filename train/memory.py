@@ -38,8 +38,8 @@ DORA_MATRICES = 3
 CUDA_CONTEXT = GIB // 2
 # What CUDA's caching allocator holds and nobody uses, with segments that grow: shares of the weights, and of all that
 # comes and goes. Fitted to sixteen runs of 7B and 13B in NF4 on an H100 (torch 2.11), of 256 to 8,192 tokens: what is
-# reserved is then planned within 4%, what is allocated, where nothing was fitted, within 3%. Eight whole runs on an H200
-# later measured 0.9% below to 3.9% above the plan.
+# reserved is then planned within 4%, what is allocated, where nothing was fitted, within 3%. Eight whole runs on an
+# H200 later measured 0.9% below to 3.9% above the plan.
 SLACK_OF_WEIGHTS, SLACK_OF_WORK = 0.025, 0.05
 # What the C library's heap holds and nobody uses, for each token at once: blocks that come and go leave holes. Measured
 # with bases of 67M and 135M on Linux, 269 to 1,762 tokens: the process's peak was 8% below to 16% above the plan.
