@@ -6,7 +6,6 @@ Knows what a valid setting is; knows nothing of files' contents, of click or of 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
@@ -181,10 +180,6 @@ class TrainConfig:
                     "give them with --val-data FILE, or hold some out with --val-set-size 0.05",
                 )
         load_template(self.template)
-
-    def steps(self, rows: int) -> int:
-        """The number of optimizer steps of a whole run over `rows` rows."""
-        return self.max_steps or math.ceil(self.epochs * math.ceil(rows / self.batch_size))
 
     def notes(self) -> list[str]:
         """What is valid but likely to disappoint, a sentence each: said before a run."""

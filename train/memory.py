@@ -134,16 +134,15 @@ def _is_size(value: object) -> bool:
 class Setup:
     """What decides how much memory training takes, besides the model's shape.
 
-    `tokens` are those of one packed micro-batch, `learned` those of them whose next one is learned (None: all). With
-    `checkpointing` only each layer's input is kept, with `offload` in the host's pinned memory. `embedding_on_cpu`
-    leaves embedding and head there. Modules that the base lacks count for nothing.
+    `tokens` are those of one packed micro-batch, of which all may be learned. With `checkpointing` only each layer's
+    input is kept, with `offload` in the host's pinned memory. `embedding_on_cpu` leaves embedding and head there.
+    Modules that the base lacks count for nothing.
     """
 
     dtype: str  # "nf4", "bfloat16", "float32": of the base; nf4 computes in bfloat16
     rank: int
     modules: tuple[str, ...]
     tokens: int
-    learned: int | None = None
     checkpointing: bool = True
     offload: bool = False
     embedding_on_cpu: bool = False
@@ -193,11 +192,6 @@ class Estimate:
     def device(self) -> int:
         """All that the process takes on the device; on a CPU, in main memory."""
         return self.reserved + self.runtime
-
-    @property
-    def total(self) -> int:
-        """The device's bytes and the host's."""
-        return self.device + self.host
 
 
 def estimate(shape: Shape, setup: Setup) -> Estimate:
@@ -288,10 +282,11 @@ def _backward(shape: Shape, setup: Setup) -> int:
 
 
 def _logits(shape: Shape, setup: Setup) -> int:
-    """Bytes of the loss: the last hidden states, those learned, their gradient, and a chunk of logits."""
-    learned = setup.tokens if setup.learned is None else setup.learned
-    chunk = min(CHUNK, learned * shape.vocab) * LOGIT_BYTES[setup.width]
-    hidden = (setup.tokens + 2 * learned) * shape.hidden * setup.width
+    """Bytes of the loss where all is learned: the last hidden states, again as its input, their gradient, and a chunk
+    of logits.
+    """
+    chunk = min(CHUNK, setup.tokens * shape.vocab) * LOGIT_BYTES[setup.width]
+    hidden = 3 * setup.tokens * shape.hidden * setup.width
     # A head that lies on the host is brought for the moment.
     head = shape.vocab * shape.hidden * setup.width if setup.embedding_on_cpu and not shape.tied else 0
     return hidden + chunk + head

@@ -126,10 +126,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc] # Transformers is seen as An
         tokens = sum(len(sample.ids) for sample in inputs)
         self.work = StepWork(float(loss), learned, tokens, peak(self.args.device))
         if not math.isfinite(self.work.loss):
-            raise StellarError(
-                f"training diverged: the loss of step {self.state.global_step + 1} is {self.work.loss}",
-                "lower --learning-rate, raise --warmup-ratio, or use --dtype float32; checkpoints before it are kept",
-            )
+            raise _diverged(f"the loss of step {self.state.global_step + 1}", self.work.loss)
         return loss
 
     def any_process(self, flag: bool) -> bool:
@@ -192,16 +189,13 @@ class PackedTrainer(Trainer):  # type: ignore[misc] # Transformers is seen as An
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # of every step, clipped or not
         if not math.isfinite(float(norm)):
-            raise StellarError(
-                f"training diverged: the gradient of step {self.state.global_step + 1} is {float(norm)}",
-                "lower --learning-rate, raise --warmup-ratio, or use --dtype float32; checkpoints before it are kept",
-            )
+            raise _diverged(f"the gradient of step {self.state.global_step + 1}", float(norm))
         return norm
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """The mean loss per learned token over the held-out samples."""
+        """The mean loss per learned token over the held-out samples. Raises StellarError for one that is not finite."""
         samples: Sequence[Sample] = self.eval_dataset if eval_dataset is None else eval_dataset
         total, place = torch.zeros((), device=self.args.device), 0
         self.model.eval()
@@ -219,9 +213,19 @@ class PackedTrainer(Trainer):  # type: ignore[misc] # Transformers is seen as An
                 parts[place:] = cut([sample for part in parts[place:] for row in part for sample in row], self.limit)
         if self._processes > 1:
             total = self.accelerator.reduce(total, "sum")
-        metrics = {f"{metric_key_prefix}_loss": float(total) / sum(len(s.ids) - s.first for s in samples)}
+        loss = float(total) / sum(len(s.ids) - s.first for s in samples)
+        if not math.isfinite(loss):
+            raise _diverged(f"the validation loss after step {self.state.global_step}", loss)
+        metrics = {f"{metric_key_prefix}_loss": loss}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+def _diverged(what: str, value: float) -> StellarError:
+    return StellarError(
+        f"training diverged: {what} is {value}",
+        "lower --learning-rate, raise --warmup-ratio, or use --dtype float32; checkpoints before it are kept",
+    )
 
 
 def _free_cache() -> None:

@@ -48,6 +48,16 @@ def test_the_whole_corpus(here: Path) -> None:
     assert [path.name for path in here.iterdir()] == ["train.json"]
 
 
+def test_a_missing_source_speaks_of_a_recipe_only_where_there_is_one(here: Path) -> None:
+    with pytest.raises(StellarError, match="the source mine not found") as caught:
+        run("--out", "train.json", "--source", "mine.jsonl")
+    assert caught.value.hint == "check the path"
+    Path("recipe.toml").write_text('[[source]]\npath = "mine.jsonl"\n', encoding="utf-8")
+    with pytest.raises(StellarError, match="the source mine not found") as caught:
+        run("--out", "data", "--recipe", "recipe.toml")
+    assert "relative to the recipe" in caught.value.hint
+
+
 def test_repeat_limit_and_seed(here: Path) -> None:
     options = ("--repeat", "identity=2", "--limit", "astronomy=60")
     said = run("--out", "a.json", *options)

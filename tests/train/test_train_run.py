@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from train_runs import WEIGHTS, arguments, record, same, same_logs, settings, table
+from train_runs import WEIGHTS, arguments, record, same, same_logs, samples_of, settings, table
 
 from stellar_local.errors import ModelError, StellarError, UsageError
 from stellar_local.prompts import load_template
@@ -177,6 +178,48 @@ def test_a_run_may_go_on_with_other_settings_of_memory(
     monkeypatch.setattr(RunFolder, "commit", commit)
     other = {"micro_batch_size": 1, "packing": 200, "checkpointing": "on", "save_steps": 7, "memory": "2GiB"}
     same(train(settings(spm_base, train_rows, tmp_path / "out", **values, **other)), whole, near=1e-5)
+
+
+def test_a_run_does_not_go_on_in_another_precision(
+    spm_base: Path, train_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What --dtype auto chooses hangs on the memory that is free; the adapter would be another run's."""
+    from train import run
+
+    config = settings(spm_base, train_rows, tmp_path / "out")
+    commit, plan = RunFolder.commit, run.planned
+
+    def die(self: Any, step: int, course: Any) -> None:
+        commit(self, step, course)
+        raise SystemExit(9)
+
+    def narrower(*given: Any) -> Any:
+        made = plan(*given)
+        return replace(made, choice=replace(made.choice, setup=replace(made.choice.setup, dtype="bfloat16")))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "commit", die)
+        with pytest.raises(SystemExit):
+            train(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "planned", narrower)
+        patch.setattr(run, "load_base", lambda *given: pytest.fail("loaded"))
+        with pytest.raises(ModelError, match="began with the base in float32, .* would go on in bfloat16") as caught:
+            train(config)
+    assert "--memory" in caught.value.hint
+    same(train(config), train(settings(spm_base, train_rows, tmp_path / "whole")))
+
+
+def test_left_out_rows_of_the_validation_file_are_reported(
+    spm_base: Path, train_rows: Path, held_out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longest = sorted(len(sample.ids) for sample in samples_of(settings(spm_base, held_out, tmp_path)))
+    cutoff = longest[-2]
+    train(settings(spm_base, train_rows, tmp_path / "out", val_data=held_out, cutoff_len=cutoff, max_steps=1))
+    out_of_six = sum(length > cutoff for length in longest)
+    assert out_of_six
+    said = f"of the rows of --val-data: {out_of_six} left out: longer than {cutoff} tokens"
+    assert said in capsys.readouterr().err
 
 
 def test_left_out_rows_are_reported(

@@ -87,7 +87,8 @@ def read_source(source: Source, removals: Removals) -> tuple[list[Row], int]:
     rows: list[Row] = []
     read = 0
     for path in source.files:
-        require_file(path, f"the source {source.name}", "paths in a recipe are relative to the recipe")
+        hint = "paths in a recipe are relative to the recipe" if source.given else "check the path"
+        require_file(path, f"the source {source.name}", hint)
         located = corpus.located(path)
         for line, triple in shown(located, len(located), f"reading {path.name}"):
             read += 1
