@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stellar_local.errors import UsageError
-from stellar_local.prompts import load_template
+from stellar_local.prompts import is_template_path, load_template
 
 from .option import Option, define, described
 
@@ -51,7 +51,7 @@ class TrainConfig:
         "bayling",
         "prompt_template_name",
         metavar="NAME|FILE",
-        is_path=lambda text: text.endswith(".json"),
+        is_path=is_template_path,
     )
     cutoff_len: int = define("Data", "Longest sample in tokens, prompt and answer together.", 512, least=2)
     over_long: str = define(

@@ -228,3 +228,17 @@ def test_refusals_leave_everything_as_it_was(recipe: Path, here: Path) -> None:
     (here / "file").write_text("x")
     with pytest.raises(StellarError, match="cannot write to file"):
         run("--recipe", recipe, "--out", "file")
+
+
+def test_a_category_without_rows_says_where_they_went(recipe: Path, here: Path) -> None:
+    recipe.write_text(
+        RECIPE.replace("validation = false", "validation = false\nkeep_similar = false"), encoding="utf-8"
+    )
+    write_rows(
+        here / "data" / "me.jsonl",
+        [("第3题：what is 3 times 3?", "9"), ("In which year did the comet Shoemaker-Levy 9 hit Jupiter?", "1994")],
+    )
+    with pytest.raises(StellarError) as caught:
+        run("--recipe", recipe, "--out", "out")
+    assert caught.value.message == "no row is left in the category identity, which has a share"
+    assert caught.value.hint == ("of its rows went: 1 in an evaluation set, 1 another answer to the same question")

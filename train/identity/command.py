@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from stellar_local.console import say, warn
 from stellar_local.errors import UsageError
 from stellar_local.files import atomic_text, ensure_folder
 
+from ..corpus import Triple
 from .phrasings import Names
 from .rows import make
 
@@ -56,7 +56,7 @@ def identity(out: Path, held_out: Path | None, seed: int, topic: str, **given: A
     if held_out:
         ensure_folder(held_out.parent)
         _write(held_out, (question.as_json() for question in made.questions))
-    _write(out, map(asdict, made.rows))
+    _write(out, map(Triple.as_dict, made.rows))
     if made.left_out:
         warn(f"{made.left_out} rows were left out: too near to a held-out question")
     say(f"{out}: {len(made.rows)} rows" + (f"; {held_out}: {len(made.questions)} questions" if held_out else ""))

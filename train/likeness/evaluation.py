@@ -1,7 +1,7 @@
 """The texts of evaluation sets: every text of JSON, JSONL, TXT, CSV, TSV and XLSX files, with the place of each.
 
-Knows the formats, that ids are no content, and that an answer which only shows what a right one has is none either;
-knows nothing of training data.
+Knows the formats, that ids are no content, that an answer which only shows what a right one has is none either, and
+which texts are of rows such as training data have; compares nothing.
 """
 
 from __future__ import annotations
@@ -13,11 +13,23 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from stellar_local.errors import MissingExtraError, StellarError, UsageError
 from stellar_local.files import explain, is_there, read_text
 
+from ..corpus import Triple
+
 Text = tuple[str, str]  # where it stands, and what it says
+
+
+class RowText(NamedTuple):
+    """A text of a row that has instruction and output, as training data do: it may be worded as they are."""
+
+    where: str
+    text: str
+
+
 _ID = re.compile(r"(.*[_-])?(id|uuid|idx|index)", re.IGNORECASE)
 
 
@@ -48,8 +60,9 @@ def files_of(name: str, path: Path) -> list[tuple[str, Path]]:
 
 def texts_of(name: str, path: Path) -> Iterator[Text]:
     """Every text of a file, each with its place. Raises StellarError for what cannot be read."""
-    for where, text in _READERS[path.suffix.lower()](path):
-        yield f"{name}, {where}", text
+    for one in _READERS[path.suffix.lower()](path):
+        kind = RowText if isinstance(one, RowText) else _text
+        yield kind(f"{name}, {one[0]}", one[1])
 
 
 def _json(path: Path) -> Iterator[Text]:
@@ -73,34 +86,44 @@ def _json(path: Path) -> Iterator[Text]:
             blank = len(text) - len(text.lstrip())
             places = [(f"line {text.count(chr(10), 0, blank) + 1}", document)]
     for where, item in places:
-        for found in _strings(item):
-            yield where, found
+        yield from _texts(where, item)
 
 
-def _strings(item: object) -> Iterator[str]:
+def texts_of_row(where: str, row: Triple) -> Iterator[Text]:
+    """The texts of a row, as they are found in a file of such rows."""
+    return _texts(where, row.as_dict())
+
+
+def _texts(where: str, item: object) -> Iterator[Text]:
     """The texts in a JSON value but ids; and a question that stands apart from its input, as one.
 
     Of a question with `expect`, as `stellar data identity` writes them, only the question: the answer beside it is an
     example of what is to be learned, and stands in training data for good reason. Without recursion: JSON may be deep.
     """
-    waiting = [item]
+    waiting: list[tuple[object, Callable[[str, str], Text]]] = [(item, _text)]
     while waiting:
-        value = waiting.pop()
+        value, kind = waiting.pop()
         if isinstance(value, str):
-            yield value
+            yield kind(where, value)
         elif isinstance(value, list):
-            waiting += reversed(value)
+            waiting += [(part, kind) for part in reversed(value)]
         elif isinstance(value, dict):
             instruction, given = value.get("instruction"), value.get("input")
+            if isinstance(instruction, str) and isinstance(value.get("output"), str):
+                kind = RowText
             if isinstance(instruction, str) and isinstance(given, str) and given.strip():
-                yield f"{instruction}\n{given}"
+                yield kind(where, f"{instruction}\n{given}")
             by_rule = isinstance(instruction, str) and isinstance(value.get("expect"), dict)
             waiting += [
-                part
+                (part, kind)
                 for key, part in reversed(value.items())
                 if not (isinstance(part, str) and _ID.fullmatch(key))
                 and (not by_rule or key in ("instruction", "input"))
             ]
+
+
+def _text(where: str, text: str) -> Text:
+    return where, text
 
 
 def _lines(path: Path) -> Iterator[Text]:
