@@ -18,10 +18,11 @@ from .config import TrainConfig
 from .dataset import Sample
 from .fit import Choice, Wish, choose, compare, describe
 from .memory import Shape, estimate
-from .packing import Limit, cut, packed_length
-from .placing import PROCESSES_HERE, Place, least, tell
+from .packing import Limit, cut, own_share, packed_length
+from .placing import PROCESSES_HERE, WORLD, Place, least, tell
 from .steps import Steps
 
+_LOOKED_AT = 2000  # steps: cutting them takes a second
 _TRIAL = {"auto": None, "on": True, "off": False}
 
 
@@ -74,5 +75,7 @@ def tell_peak(choice: Choice, measured: int) -> None:
 
 
 def _largest(samples: Sequence[Sample], steps: Steps, limit: Limit) -> int:
-    """The tokens of the largest micro-batch of the run, under a limit."""
-    return max(packed_length(batch) for indexes in steps for batch in cut([samples[i] for i in indexes], limit))
+    """The tokens of the largest micro-batch that a process computes, under a limit; of long runs, in a part of them."""
+    chosen = range(0, len(steps), -(-len(steps) // _LOOKED_AT))
+    shares = (own_share([samples[i] for i in steps[number]], 0, WORLD) for number in chosen)
+    return max(packed_length(batch) for share in shares for batch in cut(share, limit))

@@ -189,6 +189,7 @@ def _fit(
             "device": str(place.device),
             "dtype": plan.choice.setup.dtype,
             "plan": plan.choice.as_json(),
+            "fused_kernels": loop.fused,
             "peak_bytes": {"loading": loaded, "all": loop.peak},
             "versions": _versions(plan.choice.setup.dtype),
         }
@@ -237,8 +238,10 @@ class _Loop:
         self.ends = Ends(base, place.device, plan.choice.setup.embedding_on_cpu, config.neftune_alpha)
         if place.device.type != "cpu":
             make_lean(base)
-        if place.device.type == "cuda":
-            fuse(place.device, torch.float32 if plan.choice.setup.dtype == "float32" else torch.bfloat16)
+        computed = torch.float32 if plan.choice.setup.dtype == "float32" else torch.bfloat16
+        self.fused = place.device.type == "cuda" and fuse(place.device, computed)
+        if place.device.type == "cuda" and not self.fused:
+            tell("torch.compile makes no kernels here (it needs Triton and a C compiler): about a sixth slower")
 
     def run(self, start: Path | None) -> tuple[Any, Any]:
         """Train, from the last checkpoint or from `start`; returns the Trainer and its watch.

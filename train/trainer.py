@@ -24,7 +24,7 @@ from stellar_local.errors import ModelError, StellarError
 from .config import TrainConfig
 from .dataset import Sample
 from .lean import Ends, inputs_on_host
-from .packing import ALIGNMENT, Limit, MicroBatch, cut, pack, packed_length
+from .packing import ALIGNMENT, Limit, MicroBatch, cut, own_share, pack, packed_length
 from .placing import peak
 from .steps import Steps
 
@@ -114,7 +114,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc] # Transformers is seen as An
         learned = sum(len(sample.ids) - sample.first for sample in inputs)
         while True:
             try:
-                total = self._accumulate(model, self._own_share(inputs), learned)
+                total = self._accumulate(model, own_share(inputs, self._rank, self._processes), learned)
                 break
             except torch.OutOfMemoryError as error:
                 self._shrink(error)
@@ -134,11 +134,6 @@ class PackedTrainer(Trainer):  # type: ignore[misc] # Transformers is seen as An
         if self._processes == 1:
             return flag
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.args.device), "sum"))
-
-    def _own_share(self, samples: list[Sample]) -> list[Sample]:
-        """This process's samples of a step: every n-th by length, so that all have about as much to do."""
-        order = sorted(samples, key=lambda sample: len(sample.ids), reverse=True)
-        return order[self._rank :: self._processes] if self._processes > 1 else samples
 
     def _accumulate(self, model: Any, samples: list[Sample], learned: int) -> torch.Tensor:
         """Gradients of the micro-batches of `samples`; returns their summed loss."""
