@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stellar_local.errors import StellarError, UsageError
-from stellar_local.files import is_there
+from stellar_local.files import files_below, is_there
 
 JSON, TEXT, WORKBOOK = "json", "text", "workbook"
 _ENDINGS = {
@@ -62,14 +62,7 @@ def collect(given: Sequence[Path], out: Path, format: str) -> list[Path]:
 
 
 def _below(folder: Path, format: str) -> list[Path]:
-    """The files below a folder, without hidden ones and those that Excel leaves while it has a workbook open."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if reader(path) in _READERS[format]
-        and not any(part.startswith((".", "~$")) for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    return [path for path in files_below(folder) if reader(path) in _READERS[format]]
 
 
 def _endings(format: str) -> str:
