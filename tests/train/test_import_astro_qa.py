@@ -350,3 +350,12 @@ def test_a_sheet_is_known_by_its_columns(tmp_path: Path) -> None:
     ):
         (table,) = workbook.read(book(tmp_path / "a.xlsx", header, *(["Q", answer, "略"] for answer in answers)))
         assert sheets.read(table, Choices()).kind.startswith(kind)
+
+
+def test_a_length_that_is_no_plain_number_is_not_asked_for(tmp_path: Path) -> None:
+    header = ["ID", "Type", "Question", "Prompt", "Word Count", "Answer"]
+    counts = ("②", "²", "9" * 5000, "about 9")
+    rows = [[number, "名词解释", f"第{number}个名词", None, count, "答案"] for number, count in enumerate(counts)]
+    got, part = imported(book(tmp_path / "a.xlsx", header, *rows))
+    assert len(got) == len(counts)
+    assert not part.left_out

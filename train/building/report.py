@@ -58,7 +58,9 @@ def write(built: Built, recipe: Path, outputs: Outputs) -> None:
     if built.validation:
         corpus.write([row.triple for row in built.validation], outputs.validation)
     corpus.write([row.triple for row in built.train], outputs.train)
-    atomic_text(outputs.record, json.dumps(record(built, recipe, outputs), ensure_ascii=False, indent=2) + "\n")
+    text = json.dumps(record(built, recipe, outputs), ensure_ascii=False, indent=2) + "\n"
+    # Names of files may be no UTF-8.
+    atomic_text(outputs.record, text.encode("utf-8", "replace").decode("utf-8"))
 
 
 def record(built: Built, recipe: Path, outputs: Outputs) -> dict[str, Any]:

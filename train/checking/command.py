@@ -11,7 +11,7 @@ import click
 
 from stellar_local.console import is_dumb, say
 from stellar_local.errors import ExitCode, UsageError
-from stellar_local.files import require_file
+from stellar_local.files import ensure_folder, regular_target, require_file
 
 from ..config import TrainConfig
 
@@ -96,6 +96,7 @@ def check(
         if histogram.resolve() in seen | {path.resolve() for path in evaluation}:
             raise UsageError(f"--histogram {histogram} is one of the files to read", "write the picture elsewhere")
         picture.require_matplotlib()
+        ensure_folder(regular_target(histogram).parent)  # before long work
     ruler = Ruler(load_template(template), load_tokenizer(base) if base is not None else None, cutoff_len)
     known = Evaluation(text for name, path in named for text in texts_of(name, path)) if against else None
     found = survey(files, ruler, known, show)
