@@ -28,7 +28,9 @@ def explain(error: OSError, path: Path | str, doing: str) -> StellarError:
     reason = error.strerror or str(error)
     hint = {
         "No space left on device": "free some space there or choose another folder",
-        "Permission denied": "choose a folder you may write to, or change its permissions",
+        "Permission denied": "change its permissions"
+        if doing == "read"
+        else "choose a folder you may write to, or change its permissions",
         "Read-only file system": "choose a folder on a writable file system",
         "No such file or directory": "check the path",
         "Is a directory": "give the path of a file",
@@ -36,6 +38,11 @@ def explain(error: OSError, path: Path | str, doing: str) -> StellarError:
         "Not a directory": "a part of this path is a file; choose another path",
     }.get(reason, "")
     return StellarError(f"cannot {doing} {path}: {reason[:1].lower() + reason[1:]}", hint)
+
+
+def real(path: Path) -> Path:
+    """The path without links, as far as they lead anywhere: Path.resolve raises for links that go in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def own_name(folder: Path) -> str:

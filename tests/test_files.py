@@ -60,8 +60,16 @@ def test_files_below_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)  # tests may run as root, to whom no folder is closed
-    with pytest.raises(StellarError, match="cannot read .*b: permission denied"):
+    with pytest.raises(StellarError, match="cannot read .*b: permission denied") as caught:
         files.files_below(tmp_path)
+    assert "write" not in caught.value.hint
+
+
+def test_links_in_a_circle(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    assert files.real(loop / "x").name == "x"
+    assert files.real(tmp_path / "a" / ".." / "b") == tmp_path.resolve() / "b"
 
 
 def test_atomic_folder(tmp_path: Path) -> None:

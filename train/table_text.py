@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 from stellar_local.errors import StellarError
@@ -42,5 +43,6 @@ def decoded(path: Path) -> tuple[str, str]:
 
 def delimiter(text: str) -> str:
     """The sign that cuts the first line that is not empty into the most columns."""
-    first = next((line for line in text.split("\n") if line.strip()), "")
+    csv.field_size_limit(1 << 30)
+    first = next((line for line in re.split("\r\n|\r|\n", text) if line.strip()), "")
     return max(_DELIMITERS, key=lambda sign: len(next(csv.reader([first], delimiter=sign))))

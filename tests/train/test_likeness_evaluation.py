@@ -124,6 +124,10 @@ def test_a_table_is_read_as_an_import_reads_it(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('q;a\nWhat, then;"x"\n', encoding="utf-8")
     (tmp_path / "b.csv").write_bytes("问题\t答\n什么\t光\n".encode("utf-16"))
     assert [text for _, text in texts(tmp_path)] == ["q", "a", "What, then", "x", "问题", "答", "什么", "光"]
+    (tmp_path / "b.csv").write_bytes(b"q,a\rb," + 200_000 * b"c" + b"\r")  # as old programs end lines
+    assert [text[:1] for _, text in texts(tmp_path / "b.csv")] == ["q", "a", "b", "c"]
+    (tmp_path / "b.csv").write_bytes(200_000 * b"q" + b";a\nb;c\n")
+    assert [text[:1] for _, text in texts(tmp_path / "b.csv")] == ["q", "a", "b", "c"]
     (tmp_path / "a.csv").write_text('q,a\nb,"c"d\n"e,f\ng,h\n', encoding="utf-8")
     with pytest.raises(StellarError, match="begins in line 3 never ends"):
         texts(tmp_path / "a.csv")

@@ -12,7 +12,7 @@ import click
 
 from stellar_local.console import say
 from stellar_local.errors import UsageError
-from stellar_local.files import ensure_folder, exclusive
+from stellar_local.files import ensure_folder, exclusive, real
 
 from .. import corpus
 
@@ -116,7 +116,7 @@ def _by_options(
         if path.stem in files:
             raise UsageError(f"two sources are named {path.stem}", "rename one of the files")
         files[path.stem] = (path,)
-    if out.resolve() in [path.resolve() for path in paths]:
+    if real(out) in [real(path) for path in paths]:
         raise UsageError(f"--out {out} is one of the sources", "write the training file elsewhere")
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder", "without --recipe, name the training file")

@@ -12,7 +12,7 @@ import click
 
 from stellar_local.console import say, warn
 from stellar_local.errors import UsageError
-from stellar_local.files import atomic_text, ensure_folder, regular_target
+from stellar_local.files import atomic_text, ensure_folder, real, regular_target
 
 from .phrasings import Names
 from .rows import make
@@ -50,7 +50,7 @@ def identity(out: Path, held_out: Path | None, seed: int, topic: str, **given: A
     """
     english, _, chinese = topic.partition("/")
     made = make(Names(topic=english, topic_zh=chinese, **given), seed)
-    if held_out and held_out.resolve() == out.resolve():
+    if held_out and real(held_out) == real(out):
         raise UsageError(f"--held-out and --out are the same file: {out}", "name two files")
     for path in filter(None, (out, held_out)):  # both, before one of them is written
         ensure_folder(regular_target(path).parent)
