@@ -11,7 +11,7 @@ import click
 
 from stellar_local.console import say, warn
 from stellar_local.errors import UsageError
-from stellar_local.files import atomic_text, ensure_folder
+from stellar_local.files import atomic_text, ensure_folder, real, regular_target
 
 from ..corpus import Triple
 from .phrasings import Names
@@ -50,11 +50,11 @@ def identity(out: Path, held_out: Path | None, seed: int, topic: str, **given: A
     """
     english, _, chinese = topic.partition("/")
     made = make(Names(topic=english, topic_zh=chinese, **given), seed)
-    if held_out and held_out.resolve() == out.resolve():
+    if held_out and real(held_out) == real(out):
         raise UsageError(f"--held-out and --out are the same file: {out}", "name two files")
-    ensure_folder(out.parent)
+    for path in filter(None, (out, held_out)):  # both, before one of them is written
+        ensure_folder(regular_target(path).parent)
     if held_out:
-        ensure_folder(held_out.parent)
         _write(held_out, (question.as_json() for question in made.questions))
     _write(out, map(Triple.as_dict, made.rows))
     if made.left_out:
