@@ -23,6 +23,8 @@ def explain(error: OSError, path: Path | str, doing: str) -> StellarError:
     reason = error.strerror or str(error)
     hint = {
         "No space left on device": "free some space there or choose another folder",
+        "Disk quota exceeded": "free some space there or choose another folder",
+        "File too large": "raise the limit on the size of files, or choose a folder on another file system",
         "Permission denied": "choose a folder you may write to, or change its permissions",
         "Read-only file system": "choose a folder on a writable file system",
         "No such file or directory": "check the path",

@@ -151,11 +151,12 @@ def fit(sample: Sample, encoding: Encoding) -> list[Sample]:
 
 
 def hold_out(samples: Sequence[Sample], size: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Split into (training, validation) by a seeded draw; `size` is a number of samples, or a fraction below 1.
+    """Split into (training, validation) by a seeded draw.
 
+    `size` is a number of samples, or a fraction below 1: one sample at least, as who asks for validation should get it.
     Raises StellarError if that leaves nothing to train on.
     """
-    count = int(size) if size >= 1 else round(size * len(samples))
+    count = int(size) if size >= 1 else max(size > 0, round(size * len(samples)))
     if count >= len(samples):
         raise StellarError(
             f"--val-set-size {size:g} takes all of the {len(samples)} rows", "choose a smaller number, or 0 for none"

@@ -10,7 +10,7 @@ import importlib.metadata
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,17 @@ from stellar_local.files import ensure_folder, exclusive, sha256
 from stellar_local.native.cores import spin_briefly
 from stellar_local.prompts import Template, load_template
 
-from .adapter import ADAPTER_FILES, add_lora, load_weights, save_adapter, verify_effect
+from .adapter import ADAPTER_FILES, add_lora, check_modules, load_weights, save_adapter, verify_effect
 from .base import PACKAGES, check_base, load_base, quiet, require_packages
+from .budget import parse_memory
 from .config import TrainConfig
 from .corpus import read
 from .curve import draw
 from .dataset import Counts, Encoding, Sample, encode_all, hold_out
 from .display import Display
-from .folder import CURVE, LOG, RunFolder, fingerprint, is_checkpoint, step_of
+from .folder import CURVE, LOG, RunFolder, check_parts, fingerprint, is_checkpoint, step_of
 from .logs import RunLog, read_log
+from .memory import MODULES
 from .placing import RANK, Place, find_place, peak, tell, wait_for_all
 from .planning import Plan, planned, tell_peak
 from .steps import Steps
@@ -57,6 +59,9 @@ def train(config: TrainConfig, overwrite: bool = False) -> Path:
     spin_briefly()
     template = load_template(config.template)
     base = check_base(config.base)
+    # Known to be wrong only once data and base are loaded, these would cost minutes.
+    check_modules(config.lora_target_modules, MODULES)
+    parse_memory(config.memory)
     start = _start(config)
     data = _prepare(config, template, base)
     run = RunFolder(config.out, fingerprint(config, template.source))
@@ -106,6 +111,8 @@ def _tell_counts(data: Prepared, config: TrainConfig) -> None:
     if counts.empty:
         line += f"; {counts.empty} left out: no answer"
     tell(line)
+    if config.warmup_steps >= len(data.steps) and RANK == 0:
+        warn(f"--warmup-steps {config.warmup_steps}: the run has {len(data.steps)}, and never reaches --learning-rate")
 
 
 def _start(config: TrainConfig) -> Path | None:
@@ -113,6 +120,8 @@ def _start(config: TrainConfig) -> Path | None:
     if not config.resume_from_checkpoint:
         return None
     folder = Path(config.resume_from_checkpoint)
+    if config.out.resolve() == folder.resolve():
+        raise UsageError(f"--resume-from-checkpoint and --out are both {folder}", "give another --out")
     if config.out.resolve() in folder.resolve().parents:  # this run's own, from which it goes on anyway
         return None
     if not is_checkpoint(folder) and not any((folder / name).is_file() for name in ADAPTER_FILES):
@@ -120,6 +129,8 @@ def _start(config: TrainConfig) -> Path | None:
             f"--resume-from-checkpoint {folder} holds neither a checkpoint nor an adapter",
             f"give a folder with {ADAPTER_FILES[0]}; a run that was stopped goes on without this option",
         )
+    if is_checkpoint(folder):
+        check_parts(folder)
     return folder
 
 
@@ -139,7 +150,7 @@ def _fit(
         torch.set_num_threads(config.threads)
     began = time.monotonic()
     place = find_place()
-    plan = planned(config, base, place, [*data.train, *data.validation], data.steps)
+    plan = _plan(config, run.dtype() or config.dtype, base, place, data)
     set_seed(config.seed)
     with explained(config, run):
         model = load_base(config.base, plan.choice.setup.dtype, place.device)
@@ -188,6 +199,16 @@ def _fit(
         run.finish(chosen, template.source, record)
 
 
+def _plan(config: TrainConfig, dtype: str, base: Mapping[str, Any], place: Place, data: Prepared) -> Plan:
+    """The plan of a run whose base has this precision, which a run that goes on keeps whatever is free by now."""
+    try:
+        return planned(replace(config, dtype=dtype), base, place, [*data.train, *data.validation], data.steps)
+    except StellarError as error:
+        if dtype != config.dtype:
+            error.hint = f"this run began in {dtype}: go on where that can be, or begin anew with --overwrite"
+        raise
+
+
 class _Loop:
     """The Trainer of one run, from the last checkpoint, if any."""
 
@@ -228,6 +249,7 @@ class _Loop:
         own = self._folder.last_checkpoint()
         checkpoint = own or (start if start and is_checkpoint(start) else None)
         course = Course(**self._folder.course(own)) if own else Course()  # another run's best adapter is not here
+        course.dtype = setup.dtype
         done = step_of(checkpoint) if checkpoint else 0
         if done >= len(data.steps):
             raise UsageError(
@@ -239,7 +261,7 @@ class _Loop:
             log = display = None
             if RANK == 0:
                 log = stack.enter_context(closing(RunLog(config.out, done, LOG)))
-                display = stack.enter_context(Display(len(data.steps), done, config.epochs))
+                display = stack.enter_context(Display(len(data.steps), done, data.steps.epochs))
             watch = Watch(config, self._folder, data.steps, course, log, display, self._asked, self._pairs)
             trainer = PackedTrainer(
                 model=self._model,
