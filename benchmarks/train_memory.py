@@ -272,11 +272,14 @@ def ours(job: dict[str, Any]) -> None:
     train(config, overwrite=True)
     record = json.loads((out / "training.json").read_text(encoding="utf-8"))
     steps, evaluations = read_log(out / "log.csv")
-    setup, planned = record["plan"]["setup"], record["plan"]["bytes"]["reserved"] / GIB
+    setup, planned = (
+        record["plan"]["setup"],
+        record["plan"]["bytes"]["reserved" if torch.cuda.is_available() else "device_total"] / GIB,
+    )
     difference = 100 * (record["peak_bytes"]["all"] / GIB / planned - 1)
     note = f"planned {planned:.2f} ({difference:+.1f}%), {setup['tokens']} tokens at most at once"
     note += ", layers' inputs on the host" * setup["offload"] + ", ends on the host" * setup["embedding_on_cpu"]
-    note += f"; {time.perf_counter() - began:.0f} s in all, {len(evaluations)} evaluations"
+    note += f"; {time.perf_counter() - began:.0f} s in all, evaluations: {len(evaluations)}"
     note += f", step {statistics.median(s.seconds for s in steps):.2f} s"
     measured([(step.tokens, step.seconds) for step in steps], note)
 

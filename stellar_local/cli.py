@@ -107,8 +107,14 @@ def quickstart(folder: Path) -> None:
 
 def _usage(arguments: Sequence[str]) -> str:
     """The help command that fits a wrong command line."""
-    named = [name for name in arguments[:1] if name in _MOUNTED]
-    return " ".join(["stellar", *named, "--help"]) + " shows what is possible"
+    command: click.Command | None = stellar
+    named = ["stellar"]
+    for name in arguments:
+        command = command.get_command(click.Context(command), name) if isinstance(command, click.Group) else None
+        if command is None:
+            break
+        named.append(name)
+    return " ".join([*named, "--help"]) + " shows what is possible"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

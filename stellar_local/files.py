@@ -14,6 +14,11 @@ from pathlib import Path
 
 from .errors import ModelError, StellarError, UsageError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 PARTIAL_SUFFIX = ".partial"
 _SAMPLES, _SAMPLE = 16, 1 << 16
 
@@ -25,7 +30,9 @@ def explain(error: OSError, path: Path | str, doing: str) -> StellarError:
         "No space left on device": "free some space there or choose another folder",
         "Disk quota exceeded": "free some space there or choose another folder",
         "File too large": "raise the limit on the size of files, or choose a folder on another file system",
-        "Permission denied": "choose a folder you may write to, or change its permissions",
+        "Permission denied": "change its permissions"
+        if doing == "read"
+        else "choose a folder you may write to, or change its permissions",
         "Read-only file system": "choose a folder on a writable file system",
         "No such file or directory": "check the path",
         "Is a directory": "give the path of a file",
@@ -33,6 +40,11 @@ def explain(error: OSError, path: Path | str, doing: str) -> StellarError:
         "Not a directory": "a part of this path is a file; choose another path",
     }.get(reason, "")
     return StellarError(f"cannot {doing} {path}: {reason[:1].lower() + reason[1:]}", hint)
+
+
+def real(path: Path) -> Path:
+    """The path without links, as far as they lead anywhere: Path.resolve raises for links that go in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def own_name(folder: Path) -> str:
@@ -52,9 +64,7 @@ def exclusive(lock: Path, what: Path) -> Iterator[None]:
     Raises StellarError if another one does. The system frees the lock of a killed process. Where there are no such
     locks (Windows), nothing is held.
     """
-    try:
-        import fcntl
-    except ImportError:
+    if fcntl is None:
         yield
         return
     try:
@@ -80,6 +90,22 @@ def exclusive(lock: Path, what: Path) -> Iterator[None]:
                     lock.unlink()
 
 
+def files_below(folder: Path) -> list[Path]:
+    """All files below a folder, sorted, hidden ones and those that Excel leaves beside an open workbook excepted.
+
+    Raises StellarError for a folder that cannot be listed: what is in it must not go missing unnoticed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise explain(error, error.filename or folder, "read") from error
+
+    found = []
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith((".", "~$"))]
+        found += [Path(root, name) for name in names if not name.startswith((".", "~$"))]
+    return sorted(path for path in found if path.is_file())
+
+
 def regular_target(path: Path) -> Path:
     """Where writing to `path` ends up: a symbolic link is followed. Raises StellarError for what is no regular file."""
     try:
@@ -99,22 +125,41 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write; on success it is flushed to disk and renamed to `path`.
 
     On any exception the temporary file is removed and `path` is untouched. A symbolic link is written through.
-    Raises StellarError for operating-system errors and for a `path` that is no regular file.
+    Raises StellarError for operating-system errors, for a `path` that is no regular file, and where another process is
+    writing to it: two that write one temporary file would mix what they write.
     """
     path = regular_target(path)
     temporary = partial_path(path)
     try:
-        try:
-            yield temporary
-            with temporary.open("rb+") as handle:
-                os.fsync(handle.fileno())
-            temporary.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+        with _held(temporary, path):
+            try:
+                yield temporary
+                with temporary.open("rb+") as handle:
+                    os.fsync(handle.fileno())
+                temporary.replace(path)
+            except BaseException:
+                with suppress(OSError):
+                    temporary.unlink()
+                raise
     except OSError as error:
         raise explain(error, path, "write") from error
+
+
+@contextmanager
+def _held(temporary: Path, path: Path) -> Iterator[None]:
+    """Create `temporary` and hold a lock on it, which the system frees when a process is killed."""
+    with temporary.open("ab") as handle:
+        if fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Between our opening it and the lock, another process may have renamed it to `path`.
+                if not temporary.exists() or os.fstat(handle.fileno()).st_ino != temporary.stat().st_ino:
+                    raise BlockingIOError
+            except BlockingIOError as error:
+                raise StellarError(f"another process is writing to {path}", "wait for it, or stop it") from error
+            except OSError:
+                pass  # a file system without locks
+        yield
 
 
 def atomic_text(path: Path, text: str) -> None:

@@ -248,12 +248,20 @@ def template_names() -> list[str]:
     return sorted(path.stem for path in template_folder().glob("*.json"))
 
 
+def is_template_path(name: str) -> bool:
+    """Whether a template is named by its file: with its ending, or, as in alpaca-lora's own, by a path without it."""
+    return name.endswith(".json") or ("/" in name and bool(name.rpartition("/")[2]))
+
+
 def load_template(name: str) -> Template:
-    """Load a shipped template by name, or any template file by its path. Raises UsageError."""
+    """Load a shipped template by name, or any template file by its path, of which alpaca-lora leaves `.json` out.
+
+    Raises UsageError.
+    """
     path = template_folder() / f"{name}.json"
     if name not in template_names():
-        path = Path(name)
-        if not path.suffix == ".json" or not path.is_file():
+        path = Path(name if name.endswith(".json") else f"{name}.json")
+        if not is_template_path(name) or not path.is_file():
             raise UsageError(f"unknown template: {name}", f"use one of {', '.join(template_names())}, or a .json file")
     return parse_template(read_text(path, "template"), path.stem, where=str(path))
 

@@ -65,3 +65,25 @@ def test_the_resume_benchmark_restores_what_it_saved(spm_model: Path) -> None:
     assert int(saved[2]) >= 150 and int(saved[2]) - 1 <= int(restored[1]) <= int(saved[2])
     assert int(saved[3].replace(",", "")) > 256 * int(saved[2])  # 2 layers, keys and values, 32 wide, in two bytes
     assert re.search(r"the model is loaded +[\d.]+ s +[\d.]+ s", done.stdout)
+
+
+def test_the_training_benchmark_measures_whole_runs(
+    spm_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import train_memory
+
+    data = tmp_path / "long.json"
+    train_memory.write(train_memory.long_rows(12), data)
+    job = {"how": "ours", "base": str(spm_base), "data": str(data), "out": str(tmp_path / "out"), "gib": 4}
+    found = train_memory.run({**job, "tokens": 64, "batch": 4, "packing": 126, "validation": 4, "prompts": True})
+    assert found.get("speed", 0) > 0, found
+    # Rows of 64 tokens, of which 63 are computed: two of them fit into 126.
+    assert "126 tokens at most at once" in found["note"] and "evaluations: 4" in found["note"]
+
+
+def test_the_training_benchmark_says_what_it_needs() -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, FOLDER / "train_memory.py"], capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "needs a GPU" in done.stdout

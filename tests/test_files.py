@@ -30,6 +30,48 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_two_writers_of_one_file(tmp_path: Path) -> None:
+    """The second one is refused; what the first one writes is not touched."""
+    pytest.importorskip("fcntl")
+    path = tmp_path / "a.txt"
+    with files.atomic_file(path) as temporary:
+        temporary.write_text("first")
+        with pytest.raises(StellarError, match=r"another process is writing to .*a\.txt"), files.atomic_file(path):
+            raise AssertionError("not reached")
+        assert temporary.read_text() == "first"
+    assert path.read_text() == "first"
+    files.partial_path(path).write_text("left by a killed run, and longer")
+    with files.atomic_file(path) as temporary:
+        temporary.write_text("next")
+    assert path.read_text() == "next"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_below_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("b/x", "a", ".hidden/x", "b/.y", "b/~$z", "b-c"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert files.files_below(tmp_path) == [tmp_path / "a", tmp_path / "b" / "x", tmp_path / "b-c"]
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # tests may run as root, to whom no folder is closed
+    with pytest.raises(StellarError, match="cannot read .*b: permission denied") as caught:
+        files.files_below(tmp_path)
+    assert "write" not in caught.value.hint
+
+
+def test_links_in_a_circle(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    assert files.real(loop / "x").name == "x"
+    assert files.real(tmp_path / "a" / ".." / "b") == tmp_path.resolve() / "b"
+
+
 def test_atomic_folder(tmp_path: Path) -> None:
     path = tmp_path / "d"
     files.partial_path(path).mkdir()

@@ -278,3 +278,17 @@ def test_a_conversation_needs_answers_before_its_last_turn() -> None:
 def test_templates_are_found_in_a_checkout() -> None:
     assert template_folder() == ROOT / "templates" or template_folder() == ROOT / "stellar_local" / "templates"
     assert {"bayling", "bayling-2", "bayling-llama-3", "alpaca", "chatml"} <= set(template_names())
+
+
+def test_alpaca_loras_path_without_the_ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The makers' command line names `alpaca-lora-main/templates/bayling`; alpaca-lora adds `.json`."""
+    folder = tmp_path / "alpaca-lora-main" / "templates"
+    folder.mkdir(parents=True)
+    (folder / "mine.v2.json").write_text((template_folder() / "bayling.json").read_text(encoding="utf-8"), "utf-8")
+    assert load_template(str(folder / "mine.v2")) == load_template(str(folder / "mine.v2.json"))
+    monkeypatch.chdir(tmp_path)
+    assert load_template("alpaca-lora-main/templates/mine.v2").name == "mine.v2"
+    monkeypatch.chdir(folder)
+    for name in ("mine.v2", str(folder / "other"), str(folder), f"{folder}/"):  # a bare name is that of a shipped one
+        with pytest.raises(UsageError, match="unknown template"):
+            load_template(name)

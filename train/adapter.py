@@ -84,7 +84,10 @@ def verify_adapter(folder: Path, pairs: int) -> None:
     complete = {name for name in ups if name.replace("lora_B", "lora_A") in weights}
     magnitudes = {name for name in weights if "lora_magnitude_vector" in name}
     if len(complete) != pairs or len(weights) != 2 * pairs + len(magnitudes) or len(magnitudes) not in (0, pairs):
-        raise ModelError(f"the saved adapter holds {len(complete)} pairs of matrices instead of {pairs}: {path}")
+        raise ModelError(
+            f"the saved adapter holds {len(complete)} pairs of matrices instead of {pairs}: {path}",
+            "train again with the versions of peft and transformers that the extra train brings",
+        )
     if not all(bool(weight.isfinite().all()) for weight in weights.values()):
         raise ModelError(f"the saved adapter holds numbers that are not finite: {path}", "lower --learning-rate")
     if not any(bool(weights[name].any()) for name in ups):

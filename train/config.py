@@ -6,7 +6,6 @@ Knows what a valid setting is; knows nothing of files' contents, of click or of 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stellar_local.errors import UsageError
-from stellar_local.prompts import load_template
+from stellar_local.prompts import is_template_path, load_template
 
 from .option import Option, define, described
 
@@ -52,7 +51,7 @@ class TrainConfig:
         "bayling",
         "prompt_template_name",
         metavar="NAME|FILE",
-        is_path=lambda text: text.endswith(".json"),
+        is_path=is_template_path,
     )
     cutoff_len: int = define("Data", "Longest sample in tokens, prompt and answer together.", 512, least=2)
     over_long: str = define(
@@ -181,10 +180,6 @@ class TrainConfig:
                     "give them with --val-data FILE, or hold some out with --val-set-size 0.05",
                 )
         load_template(self.template)
-
-    def steps(self, rows: int) -> int:
-        """The number of optimizer steps of a whole run over `rows` rows."""
-        return self.max_steps or math.ceil(self.epochs * math.ceil(rows / self.batch_size))
 
     def notes(self) -> list[str]:
         """What is valid but likely to disappoint, a sentence each: said before a run."""

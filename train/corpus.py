@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stellar_local.errors import StellarError, UsageError
@@ -38,11 +38,20 @@ _NEXT_ITEM = re.compile(r"\n[ \t\r]*\{")
 
 @dataclass(frozen=True)
 class Triple:
-    """One instruction, its optional input, and the answer to be learned."""
+    """One instruction, its optional input, and the answer to be learned.
+
+    `asks` is the question in no wording, "" where a file does not say: rows that ask the same in other words name the
+    same one. It is nothing that is learned, and no part of what makes two rows equal.
+    """
 
     instruction: str
     input: str
     output: str
+    asks: str = field(default="", compare=False)
+
+    def as_dict(self) -> dict[str, str]:
+        """The row as alpaca's format has it."""
+        return {"instruction": self.instruction, "input": self.input, "output": self.output}
 
 
 @dataclass(frozen=True)
@@ -60,8 +69,8 @@ class Located:
 def read(path: Path) -> list[Triple]:
     """Read triples from a JSON list or from JSON lines; a byte-order mark and CRLF are accepted.
 
-    Further keys of a row are ignored and a missing `input` is empty. Raises StellarError naming the file and
-    the line where a row is not JSON, lacks a key, holds something other than text, or asks or answers nothing.
+    Further keys of a row but `asks` are ignored, and a missing `input` is empty. Raises StellarError naming the file
+    and the line where a row is not JSON, lacks a key, holds something other than text, or asks or answers nothing.
     """
     return [row for _, row in located(path)]
 
@@ -198,7 +207,8 @@ def _triple(value: object) -> Triple:
         if _SURROGATE.search(text):
             raise _Problem(HALF, f'"{key}" holds half a character (a lone surrogate)')
         texts[key] = text
-    return Triple(**texts)
+    asks = value.get("asks")
+    return Triple(**texts, asks=asks if isinstance(asks, str) and not _SURROGATE.search(asks) else "")
 
 
 def data_folder() -> Path:
@@ -220,5 +230,5 @@ def shipped_files(category: str) -> list[Path]:
 
 def write(rows: Sequence[Triple], path: Path) -> None:
     """Write rows as a JSON list in alpaca's format, one row a line, complete or not at all. Raises StellarError."""
-    lines = ",\n".join(json.dumps(asdict(row), ensure_ascii=False) for row in rows)
+    lines = ",\n".join(json.dumps(row.as_dict(), ensure_ascii=False) for row in rows)
     atomic_text(path, f"[\n{lines}\n]\n")

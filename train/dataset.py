@@ -18,10 +18,14 @@ from .tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample's ids, BOS to end token; the loss is on ids[first:], marked by position and never by token id."""
+    """One sample's ids, BOS to end token; the loss is on ids[first:], marked by position and never by token id.
+
+    `part` numbers the samples that one row was split into, from 0: they stand one after the other.
+    """
 
     ids: list[int]
     first: int
+    part: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,7 @@ def fit(sample: Sample, encoding: Encoding) -> list[Sample]:
 
     A cut answer lacks its end token, so that nobody learns to stop there. Split, each answer token is learned once:
     every further sample repeats the prompt and, unlearned, as much of the answer before it as fills half the room.
+    Where prompts are learned too, or there is room for one token only, a row is cut instead.
     """
     ids, cutoff = sample.ids, encoding.cutoff
     if len(ids) <= cutoff:
@@ -146,21 +151,27 @@ def fit(sample: Sample, encoding: Encoding) -> list[Sample]:
     context = room // 2
     for start in range(cutoff, len(ids), room - context):
         part = ids[: sample.first] + ids[start - context : start + room - context]
-        pieces.append(Sample(part, sample.first + context))
+        pieces.append(Sample(part, sample.first + context, len(pieces)))
     return pieces
 
 
 def hold_out(samples: Sequence[Sample], size: float, seed: int) -> tuple[list[Sample], list[Sample]]:
     """Split into (training, validation) by a seeded draw.
 
-    `size` is a number of samples, or a fraction below 1: one sample at least, as who asks for validation should get it.
-    Raises StellarError if that leaves nothing to train on.
+    `size` is a number of rows, or a fraction below 1: one row at least, as who asks for validation should get it. All
+    parts of a row come to the same side: they share tokens. Raises StellarError if nothing is left to train on.
     """
-    count = int(size) if size >= 1 else max(size > 0, round(size * len(samples)))
-    if count >= len(samples):
+    rows: list[list[Sample]] = []
+    for sample in samples:
+        if sample.part:
+            rows[-1].append(sample)
+        else:
+            rows.append([sample])
+    count = int(size) if size >= 1 else max(size > 0, round(size * len(rows)))
+    if count >= len(rows):
         raise StellarError(
-            f"--val-set-size {size:g} takes all of the {len(samples)} rows", "choose a smaller number, or 0 for none"
+            f"--val-set-size {size:g} takes all of the {len(rows)} rows", "choose a smaller number, or 0 for none"
         )
-    chosen = set(random.Random(seed).sample(range(len(samples)), count))
-    train = [sample for index, sample in enumerate(samples) if index not in chosen]
-    return train, [samples[index] for index in sorted(chosen)]
+    chosen = set(random.Random(seed).sample(range(len(rows)), count))
+    train = [sample for index, row in enumerate(rows) if index not in chosen for sample in row]
+    return train, [sample for index in sorted(chosen) for sample in rows[index]]

@@ -95,10 +95,6 @@ class Display:
         self._validation = f"validation {_loss(loss)}"
         say(f"step {self._position}: validation loss {_loss(loss)}" + (", the best so far" if best else ""))
 
-    def note(self, text: str) -> None:
-        """Say something, above the live lines where there are any."""
-        say(text)
-
     def _left(self, now: float) -> list[str]:
         """The time left, if it is known: it runs down between two steps."""
         if not self._seconds_a_step or self._position >= self._steps:

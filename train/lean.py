@@ -55,9 +55,9 @@ class Ends:
         return logits
 
     def embed(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Embeddings [1, T, H] on the device of ids int64[1, T] on the host, with NEFTune's noise if there is any.
+        """Embeddings [R, T, H] on the device of ids int64[R, T] on the host, with NEFTune's noise if there is any.
 
-        NEFTune (Jain et al., 2023, arXiv:2310.05914) scales the noise by a sample's length: `lengths` int64[1, T].
+        NEFTune (Jain et al., 2023, arXiv:2310.05914) scales the noise by a sample's length: `lengths` int64[R, T].
         """
         place = self._embedding.weight.device
         found: torch.Tensor = self._embedding(ids.to(place)).to(self._device)

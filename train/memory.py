@@ -38,8 +38,8 @@ DORA_MATRICES = 3
 CUDA_CONTEXT = GIB // 2
 # What CUDA's caching allocator holds and nobody uses, with segments that grow: shares of the weights, and of all that
 # comes and goes. Fitted to sixteen runs of 7B and 13B in NF4 on an H100 (torch 2.11), of 256 to 8,192 tokens: what is
-# reserved is then planned within 4%, what is allocated, where nothing was fitted, within 3%. Eight whole runs on an H200
-# later measured 0.9% below to 3.9% above the plan.
+# reserved is then planned within 4%, what is allocated, where nothing was fitted, within 3%. Eight whole runs on an
+# H200 later measured 0.9% below to 3.9% above the plan.
 SLACK_OF_WEIGHTS, SLACK_OF_WORK = 0.025, 0.05
 # What the C library's heap holds and nobody uses, for each token at once: blocks that come and go leave holes. Measured
 # with bases of 67M and 135M on Linux, 269 to 1,762 tokens: the process's peak was 8% below to 16% above the plan.
@@ -135,16 +135,15 @@ def _is_size(value: object) -> bool:
 class Setup:
     """What decides how much memory training takes, besides the model's shape.
 
-    `tokens` are those of one packed micro-batch, `learned` those of them whose next one is learned (None: all). With
-    `checkpointing` only each layer's input is kept, with `offload` in the host's pinned memory. `embedding_on_cpu`
-    leaves embedding and head there. Modules that the base lacks count for nothing.
+    `tokens` are those of one packed micro-batch, of which all may be learned. With `checkpointing` only each layer's
+    input is kept, with `offload` in the host's pinned memory. `embedding_on_cpu` leaves embedding and head there.
+    Modules that the base lacks count for nothing.
     """
 
     dtype: str  # "nf4", "bfloat16", "float32": of the base; nf4 computes in bfloat16
     rank: int
     modules: tuple[str, ...]
     tokens: int
-    learned: int | None = None
     checkpointing: bool = True
     offload: bool = False
     embedding_on_cpu: bool = False
@@ -194,11 +193,6 @@ class Estimate:
     def device(self) -> int:
         """All that the process takes on the device; on a CPU, in main memory."""
         return self.reserved + self.runtime
-
-    @property
-    def total(self) -> int:
-        """The device's bytes and the host's."""
-        return self.device + self.host
 
 
 def estimate(shape: Shape, setup: Setup) -> Estimate:
@@ -289,10 +283,11 @@ def _backward(shape: Shape, setup: Setup) -> int:
 
 
 def _logits(shape: Shape, setup: Setup) -> int:
-    """Bytes of the loss: the last hidden states, those learned, their gradient, and a chunk of logits."""
-    learned = setup.tokens if setup.learned is None else setup.learned
-    chunk = min(CHUNK, learned * shape.vocab) * LOGIT_BYTES[setup.width]
-    hidden = (setup.tokens + 2 * learned) * shape.hidden * setup.width
+    """Bytes of the loss where all is learned: the last hidden states, again as its input, their gradient, and a chunk
+    of logits.
+    """
+    chunk = min(CHUNK, setup.tokens * shape.vocab) * LOGIT_BYTES[setup.width]
+    hidden = 3 * setup.tokens * shape.hidden * setup.width
     # A head that lies on the host is brought for the moment.
     head = shape.vocab * shape.hidden * setup.width if setup.embedding_on_cpu and not shape.tied else 0
     return hidden + chunk + head

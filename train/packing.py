@@ -56,6 +56,13 @@ def cut(samples: Sequence[Sample], limit: Limit) -> list[MicroBatch]:
     return batches
 
 
+def own_share(samples: Sequence[Sample], process: int, processes: int) -> list[Sample]:
+    """A process's samples of a step: every n-th by length, so that all have about as much to do. The first has most."""
+    if processes == 1:
+        return list(samples)
+    return sorted(samples, key=lambda sample: len(sample.ids), reverse=True)[process::processes]
+
+
 def _rows(order: Sequence[Sample], width: int) -> list[Row]:
     """Rows of at most `width` tokens, or as many as the longest sample has, from samples that come longest first."""
     shared = shared_length(order)

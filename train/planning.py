@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
+from stellar_local.errors import StellarError
 from stellar_local.plan.hardware import available_memory
 
 from .budget import budget
@@ -18,10 +19,11 @@ from .config import TrainConfig
 from .dataset import Sample
 from .fit import Choice, Wish, choose, compare, describe
 from .memory import Shape, estimate
-from .packing import Limit, cut, packed_length
-from .placing import PROCESSES_HERE, Place, least, tell
+from .packing import Limit, cut, own_share, packed_length
+from .placing import PROCESSES_HERE, WORLD, Place, least, tell
 from .steps import Steps
 
+_LOOKED_AT = 2000  # steps: cutting them takes a second
 _TRIAL = {"auto": None, "on": True, "off": False}
 
 
@@ -34,12 +36,30 @@ class Plan:
 
 
 def planned(
-    config: TrainConfig, base: Mapping[str, Any], place: Place, samples: Sequence[Sample], steps: Steps
+    config: TrainConfig,
+    base: Mapping[str, Any],
+    place: Place,
+    samples: Sequence[Sample],
+    steps: Steps,
+    began: str = "",
 ) -> Plan:
     """Choose precision, tokens at once and what lies where, and say so. Raises UsageError and ModelError.
 
-    `samples` may hold more than the steps are made of: the held-out ones, which are computed too.
+    `samples` may hold more than the steps are made of: the held-out ones, which are computed too. `began` is the
+    precision of a run that goes on, which it keeps whatever is free by now.
     """
+    if not began or began == config.dtype:
+        return _planned(config, base, place, samples, steps)
+    try:
+        return _planned(replace(config, dtype=began), base, place, samples, steps)
+    except StellarError as error:
+        error.hint = f"this run began in {began}: go on where that can be, or begin anew with --overwrite"
+        raise
+
+
+def _planned(
+    config: TrainConfig, base: Mapping[str, Any], place: Place, samples: Sequence[Sample], steps: Steps
+) -> Plan:
     kind = place.device.type
     longest = max(len(sample.ids) for sample in samples)
     wish = Wish(
@@ -74,5 +94,7 @@ def tell_peak(choice: Choice, measured: int) -> None:
 
 
 def _largest(samples: Sequence[Sample], steps: Steps, limit: Limit) -> int:
-    """The tokens of the largest micro-batch of the run, under a limit."""
-    return max(packed_length(batch) for indexes in steps for batch in cut([samples[i] for i in indexes], limit))
+    """The tokens of the largest micro-batch that a process computes, under a limit; of long runs, in a part of them."""
+    chosen = range(0, len(steps), -(-len(steps) // _LOOKED_AT))
+    shares = (own_share([samples[i] for i in steps[number]], 0, WORLD) for number in chosen)
+    return max(packed_length(batch) for share in shares for batch in cut(share, limit))

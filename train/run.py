@@ -10,7 +10,7 @@ import importlib.metadata
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from .corpus import read
 from .curve import draw
 from .dataset import Counts, Encoding, Sample, encode_all, hold_out
 from .display import Display
-from .folder import CURVE, LOG, RunFolder, check_parts, fingerprint, is_checkpoint, step_of
+from .folder import CURVE, EVENTS, LOG, RunFolder, check_parts, fingerprint, is_checkpoint, step_of
 from .logs import RunLog, read_log
 from .memory import MODULES
 from .placing import RANK, Place, find_place, peak, tell, wait_for_all
@@ -46,6 +46,7 @@ class Prepared:
     train: list[Sample]
     validation: list[Sample]
     counts: Counts
+    held_out: Counts | None  # what became of the rows of --val-data
     steps: Steps
 
 
@@ -84,8 +85,10 @@ def _prepare(config: TrainConfig, template: Template, base: Mapping[str, Any]) -
     tokenizer = load_tokenizer(config.base)
     encoding = Encoding(config.cutoff_len, config.over_long, config.train_on_inputs, config.add_eos_token)
     kept, counts = encode_all(read(config.data), template, tokenizer, encoding)
+    held_out = None
     if config.val_data is not None:
-        train, validation = kept, encode_all(read(config.val_data), template, tokenizer, encoding)[0]
+        train = kept
+        validation, held_out = encode_all(read(config.val_data), template, tokenizer, encoding)
     else:
         train, validation = hold_out(kept, config.val_set_size, config.seed)
     highest = max(max(sample.ids) for sample in [*train, *validation])
@@ -96,7 +99,7 @@ def _prepare(config: TrainConfig, template: Template, base: Mapping[str, Any]) -
         )
     lengths = [len(sample.ids) for sample in train]
     steps = Steps(lengths, config.batch_size, config.epochs, config.max_steps, config.seed, config.group_by_length)
-    return Prepared(train, validation, counts, steps)
+    return Prepared(train, validation, counts, held_out, steps)
 
 
 def _tell_counts(data: Prepared, config: TrainConfig) -> None:
@@ -104,15 +107,18 @@ def _tell_counts(data: Prepared, config: TrainConfig) -> None:
     line = f"{len(data.train)} samples to train on, {counts.learned_tokens} answer tokens of {counts.tokens}"
     if data.validation:
         line += f"; {len(data.validation)} held out"
-    long = f"longer than {config.cutoff_len} tokens"
-    for number, what in ((counts.too_long, "left out"), (counts.truncated, "cut"), (counts.divided, "split")):
-        if number:
-            line += f"; {number} {what}: {long}"
-    if counts.empty:
-        line += f"; {counts.empty} left out: no answer"
-    tell(line)
+    tell("; ".join([line, *_not_whole(counts, config.cutoff_len)]))
+    if data.held_out and (words := _not_whole(data.held_out, config.cutoff_len)):
+        tell(f"of the rows of --val-data: {'; '.join(words)}")
     if config.warmup_steps >= len(data.steps) and RANK == 0:
         warn(f"--warmup-steps {config.warmup_steps}: the run has {len(data.steps)}, and never reaches --learning-rate")
+
+
+def _not_whole(counts: Counts, cutoff: int) -> list[str]:
+    """What was not taken as it is, in words."""
+    kinds = ((counts.too_long, "left out"), (counts.truncated, "cut"), (counts.divided, "split"))
+    words = [f"{number} {what}: longer than {cutoff} tokens" for number, what in kinds if number]
+    return words + [f"{counts.empty} left out: no answer"] * bool(counts.empty)
 
 
 def _start(config: TrainConfig) -> Path | None:
@@ -150,7 +156,7 @@ def _fit(
         torch.set_num_threads(config.threads)
     began = time.monotonic()
     place = find_place()
-    plan = _plan(config, run.dtype() or config.dtype, base, place, data)
+    plan = planned(config, base, place, [*data.train, *data.validation], data.steps, run.dtype())
     set_seed(config.seed)
     with explained(config, run):
         model = load_base(config.base, plan.choice.setup.dtype, place.device)
@@ -193,20 +199,17 @@ def _fit(
             "device": str(place.device),
             "dtype": plan.choice.setup.dtype,
             "plan": plan.choice.as_json(),
+            "fused_kernels": loop.fused,
             "peak_bytes": {"loading": loaded, "all": loop.peak},
-            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "versions": _versions(plan.choice.setup.dtype),
         }
         run.finish(chosen, template.source, record)
 
 
-def _plan(config: TrainConfig, dtype: str, base: Mapping[str, Any], place: Place, data: Prepared) -> Plan:
-    """The plan of a run whose base has this precision, which a run that goes on keeps whatever is free by now."""
-    try:
-        return planned(replace(config, dtype=dtype), base, place, [*data.train, *data.validation], data.steps)
-    except StellarError as error:
-        if dtype != config.dtype:
-            error.hint = f"this run began in {dtype}: go on where that can be, or begin anew with --overwrite"
-        raise
+def _versions(dtype: str) -> dict[str, str]:
+    """The packages that a run was made with."""
+    names = (*PACKAGES, "bitsandbytes") if dtype == "nf4" else PACKAGES
+    return {name: importlib.metadata.version(name) for name in names}
 
 
 class _Loop:
@@ -234,8 +237,10 @@ class _Loop:
         self.ends = Ends(base, place.device, plan.choice.setup.embedding_on_cpu, config.neftune_alpha)
         if place.device.type != "cpu":
             make_lean(base)
-        if place.device.type == "cuda":
-            fuse(place.device, torch.float32 if plan.choice.setup.dtype == "float32" else torch.bfloat16)
+        computed = torch.float32 if plan.choice.setup.dtype == "float32" else torch.bfloat16
+        self.fused = place.device.type == "cuda" and fuse(place.device, computed)
+        if place.device.type == "cuda" and not self.fused:
+            tell("torch.compile makes no kernels here (it needs Triton and a C compiler): about a sixth slower")
 
     def run(self, start: Path | None) -> tuple[Any, Any]:
         """Train, from the last checkpoint or from `start`; returns the Trainer and its watch.
@@ -250,17 +255,19 @@ class _Loop:
         checkpoint = own or (start if start and is_checkpoint(start) else None)
         course = Course(**self._folder.course(own)) if own else Course()  # another run's best adapter is not here
         course.dtype = setup.dtype
+        limit = course.limit(self._plan.limit)
         done = step_of(checkpoint) if checkpoint else 0
         if done >= len(data.steps):
             raise UsageError(
                 f"{checkpoint} was written after step {done}, and this run has {len(data.steps)}", "raise --epochs"
             )
         if checkpoint is not None:
-            tell(f"going on from step {done}")
+            held = f", with at most {limit.tokens:,} tokens at once, as before" if limit != self._plan.limit else ""
+            tell(f"going on from step {done}{held}")
         with ExitStack() as stack:
             log = display = None
             if RANK == 0:
-                log = stack.enter_context(closing(RunLog(config.out, done, LOG)))
+                log = stack.enter_context(closing(RunLog(config.out, done, LOG, EVENTS)))
                 display = stack.enter_context(Display(len(data.steps), done, data.steps.epochs))
             watch = Watch(config, self._folder, data.steps, course, log, display, self._asked, self._pairs)
             trainer = PackedTrainer(
@@ -279,7 +286,7 @@ class _Loop:
                 ends=self.ends,
                 steps=data.steps,
                 done=done,
-                limit=course.limit(self._plan.limit),
+                limit=limit,
                 offload=setup.offload,
                 loraplus_ratio=config.loraplus_ratio,
             )

@@ -24,7 +24,7 @@ from stellar_local.errors import ModelError, StellarError
 from .config import TrainConfig
 from .dataset import Sample
 from .lean import Ends, inputs_on_host
-from .packing import ALIGNMENT, Limit, MicroBatch, cut, pack, packed_length
+from .packing import ALIGNMENT, Limit, MicroBatch, cut, own_share, pack, packed_length
 from .placing import peak
 from .steps import Steps
 
@@ -114,7 +114,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc] # Transformers is seen as An
         learned = sum(len(sample.ids) - sample.first for sample in inputs)
         while True:
             try:
-                total = self._accumulate(model, self._own_share(inputs), learned)
+                total = self._accumulate(model, own_share(inputs, self._rank, self._processes), learned)
                 break
             except torch.OutOfMemoryError as error:
                 self._shrink(error)
@@ -126,10 +126,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc] # Transformers is seen as An
         tokens = sum(len(sample.ids) for sample in inputs)
         self.work = StepWork(float(loss), learned, tokens, peak(self.args.device))
         if not math.isfinite(self.work.loss):
-            raise StellarError(
-                f"training diverged: the loss of step {self.state.global_step + 1} is {self.work.loss}",
-                "lower --learning-rate, raise --warmup-ratio, or use --dtype float32; checkpoints before it are kept",
-            )
+            raise _diverged(f"the loss of step {self.state.global_step + 1}", self.work.loss)
         return loss
 
     def any_process(self, flag: bool) -> bool:
@@ -137,11 +134,6 @@ class PackedTrainer(Trainer):  # type: ignore[misc] # Transformers is seen as An
         if self._processes == 1:
             return flag
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.args.device), "sum"))
-
-    def _own_share(self, samples: list[Sample]) -> list[Sample]:
-        """This process's samples of a step: every n-th by length, so that all have about as much to do."""
-        order = sorted(samples, key=lambda sample: len(sample.ids), reverse=True)
-        return order[self._rank :: self._processes] if self._processes > 1 else samples
 
     def _accumulate(self, model: Any, samples: list[Sample], learned: int) -> torch.Tensor:
         """Gradients of the micro-batches of `samples`; returns their summed loss."""
@@ -192,16 +184,13 @@ class PackedTrainer(Trainer):  # type: ignore[misc] # Transformers is seen as An
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # of every step, clipped or not
         if not math.isfinite(float(norm)):
-            raise StellarError(
-                f"training diverged: the gradient of step {self.state.global_step + 1} is {float(norm)}",
-                "lower --learning-rate, raise --warmup-ratio, or use --dtype float32; checkpoints before it are kept",
-            )
+            raise _diverged(f"the gradient of step {self.state.global_step + 1}", float(norm))
         return norm
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """The mean loss per learned token over the held-out samples."""
+        """The mean loss per learned token over the held-out samples. Raises StellarError for one that is not finite."""
         samples: Sequence[Sample] = self.eval_dataset if eval_dataset is None else eval_dataset
         total, place = torch.zeros((), device=self.args.device), 0
         self.model.eval()
@@ -219,9 +208,19 @@ class PackedTrainer(Trainer):  # type: ignore[misc] # Transformers is seen as An
                 parts[place:] = cut([sample for part in parts[place:] for row in part for sample in row], self.limit)
         if self._processes > 1:
             total = self.accelerator.reduce(total, "sum")
-        metrics = {f"{metric_key_prefix}_loss": float(total) / sum(len(s.ids) - s.first for s in samples)}
+        loss = float(total) / sum(len(s.ids) - s.first for s in samples)
+        if not math.isfinite(loss):
+            raise _diverged(f"the validation loss after step {self.state.global_step}", loss)
+        metrics = {f"{metric_key_prefix}_loss": loss}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+def _diverged(what: str, value: float) -> StellarError:
+    return StellarError(
+        f"training diverged: {what} is {value}",
+        "lower --learning-rate, raise --warmup-ratio, or use --dtype float32; checkpoints before it are kept",
+    )
 
 
 def _free_cache() -> None:

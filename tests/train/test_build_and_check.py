@@ -11,6 +11,7 @@ import pytest
 from alike_texts import SIGNS, WORDS, edited, texts
 from building_rows import write_rows
 from click.testing import CliRunner
+from conftest import SHARED
 
 from train import cli, corpus
 from train.corpus import Triple
@@ -59,7 +60,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[
     rows += [(f"{q} {n}", "", a) for n, (q, _, a) in enumerate(rows[:12])]  # other numbers: other problems
     task = "请判断下面这句话的对错，不要猜测，也不要解释，只用一个字来回答，并且注意句子里的每一个词：Right or wrong? "
     rows += [(task, "".join(rng.choices(SIGNS, k=6)), "对") for _ in range(60)]
-    names = [" ".join(rng.choices(WORDS, k=2)) + "".join(rng.choices(SIGNS, k=3)) for _ in range(105)]
+    names = [" ".join(rng.choices(WORDS, k=2)) + "".join(rng.choices(SIGNS, k=3)) for _ in range(150)]
     rows += [(task + name, "", "错") for name in names] + [(task + name + "。", "", "错") for name in names[:15]]
     rows += [(task + edited(name, rng), "", "错") for name in names[:15]]
     questions = [
@@ -119,7 +120,7 @@ def test_check_finds_nothing_in_what_build_wrote(
 ) -> None:
     Path("recipe.toml").write_text(f"seed = {seed}\n" + RECIPE.format(share=share), encoding="utf-8")
     run("build", "--recipe", "recipe.toml", "--out", "out")
-    assert len(corpus.read(Path("out/train.json"))) > 150
+    assert len(corpus.read(Path("out/train.json"))) > 140
     assert findings("out/train.json") == {}
     if share:
         assert "leak" not in findings("out/val.json")
@@ -147,3 +148,75 @@ def test_rows_about_who_a_model_is_do_not_overlap_with_its_questions(tmp_path: P
     )
     run("build", "--recipe", recipe, "--out", tmp_path / "out")
     assert len(corpus.read(tmp_path / "out" / "train.json")) == len(corpus.read(rows))
+
+
+PHRASED = """
+[[source]]
+path = "asked.jsonl"
+[validation]
+share = 0.15
+"""
+
+
+def phrased(count: int, wordings: list[str], rng: random.Random) -> list[tuple[str, str]]:
+    """Each of `count` questions in three wordings, and which question each row asks."""
+    questions = [text if text.isascii() else text[:20] for text in texts(count, 3)]
+    return [(wording.format(question), question) for question in questions for wording in rng.sample(wordings, 3)]
+
+
+WORDINGS = [
+    "请判断下面这句天文学方面的陈述是否正确，并且说明理由，不要只回答对或错。陈述：{}",
+    "{}\n上面这句话是一位中学生写在作业里的，老师说它不一定对，你觉得呢？",
+    "Judge with care whether the following statement of a student on astronomy is right or wrong, and say why: {}",
+    "A friend of mine told me the following last night, and I would like to know whether to believe it. {}",
+]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_question_is_on_one_side_in_all_its_phrasings(
+    named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the file names it (`asks`); where it does not, what overlaps with validation is left out of training. Wordings
+    are no overlap, although fewer validation rows share each than make form of it in an evaluation set.
+    """
+    monkeypatch.chdir(tmp_path)
+    rows = phrased(80, WORDINGS, random.Random(1))
+    lines = [
+        {"instruction": instruction, "input": "", "output": f"{number} 对"} | ({"asks": asks} if named else {})
+        for number, (instruction, asks) in enumerate(rows)
+    ]
+    Path("asked.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    Path("recipe.toml").write_text(PHRASED, encoding="utf-8")
+    run("build", "--recipe", "recipe.toml", "--out", "out")
+    asked = dict(rows)
+    train, validation = (
+        {asked[row.instruction] for row in corpus.read(Path(f"out/{name}.json"))} for name in ("train", "val")
+    )
+    assert len(validation) >= 8 and not train & validation
+    assert len(train | validation) == 80
+    assert json.loads(run("check", "out/train.json", "--against", "out/val.json", "--json"))["findings"] == {}
+    if named:  # validation asks each once, and nothing else goes
+        assert len(corpus.read(Path("out/val.json"))) == len(validation)
+        assert len(corpus.read(Path("out/train.json"))) == 3 * len(train)
+        assert set(json.loads(Path("out/train.json").read_text(encoding="utf-8"))[0]) == {
+            "instruction",
+            "input",
+            "output",
+        }
+
+
+def test_the_published_sample_in_three_phrasings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = SHARED / "data" / "astro-qa-sample"
+    if not folder.is_dir():
+        pytest.skip("the sample of Astro-QA is not here")
+    pytest.importorskip("openpyxl")
+    monkeypatch.chdir(tmp_path)
+    run("import", folder, "--out", "asked.jsonl", "--phrasings", 3)
+    Path("recipe.toml").write_text(PHRASED, encoding="utf-8")
+    run("build", "--recipe", "recipe.toml", "--out", "out")
+    asks = {row: row.asks for row in corpus.read(Path("asked.jsonl"))}
+    train, validation = ([asks[row] for row in corpus.read(Path(f"out/{name}.json"))] for name in ("train", "val"))
+    assert len(validation) > 90 and not set(train) & set(validation)
+    assert len(train) > 0.9 * 3 * (len(set(asks.values())) - len(validation))
+    found = json.loads(run("check", "out/train.json", "--against", "out/val.json", "--json"))["findings"]
+    assert "leak" not in found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from conftest import Stellar
 
 from stellar_local.errors import StellarError, UsageError
+from stellar_local.files import exclusive
 from train import cli, corpus
 from train.corpus import Triple
 
@@ -48,6 +50,16 @@ def test_the_whole_corpus(here: Path) -> None:
     assert [path.name for path in here.iterdir()] == ["train.json"]
 
 
+def test_a_missing_source_speaks_of_a_recipe_only_where_there_is_one(here: Path) -> None:
+    with pytest.raises(StellarError, match="the source mine not found") as caught:
+        run("--out", "train.json", "--source", "mine.jsonl")
+    assert caught.value.hint == "check the path"
+    Path("recipe.toml").write_text('[[source]]\npath = "mine.jsonl"\n', encoding="utf-8")
+    with pytest.raises(StellarError, match="the source mine not found") as caught:
+        run("--out", "data", "--recipe", "recipe.toml")
+    assert "relative to the recipe" in caught.value.hint
+
+
 def test_repeat_limit_and_seed(here: Path) -> None:
     options = ("--repeat", "identity=2", "--limit", "astronomy=60")
     said = run("--out", "a.json", *options)
@@ -78,6 +90,10 @@ def test_only_what_is_the_same_to_the_letter_goes(here: Path) -> None:
         (["--repeat", "poetry=2"], "--repeat names poetry, which is no part of this corpus"),
         (["--limit", "identity=0"], "--limit identity=0: the number must be at least 1"),
         (["--repeat", "identity"], "--repeat identity is not NAME=NUMBER"),
+        (["--repeat", "identity=②"], "--repeat identity=② is not NAME=NUMBER"),
+        (["--limit", "identity=" + 5000 * "9"], "is not NAME=NUMBER"),
+        (["--repeat", "identity=1001"], "--repeat identity=1001: the number must be at most 1000"),
+        (["--out", "folder"], "--out folder is a folder"),
         (["--source", "train.json"], "--out train.json is one of the sources"),
         (["--source", "a/x.jsonl", "--source", "b/x.jsonl"], "two sources are named x"),
         (["--recipe", "stellarspeak", "--repeat", "identity=2"], "--recipe names the sources itself"),
@@ -86,6 +102,7 @@ def test_only_what_is_the_same_to_the_letter_goes(here: Path) -> None:
 )
 def test_wrong_options(arguments: list[str], message: str, here: Path) -> None:
     write_rows(here / "train.json", [("q", "1")])
+    (here / "folder").mkdir()
     with pytest.raises(UsageError) as caught:
         run("--out", "train.json", *arguments)
     assert message in caught.value.message
@@ -218,3 +235,38 @@ def test_refusals_leave_everything_as_it_was(recipe: Path, here: Path) -> None:
     (here / "file").write_text("x")
     with pytest.raises(StellarError, match="cannot write to file"):
         run("--recipe", recipe, "--out", "file")
+
+
+def test_a_category_without_rows_says_where_they_went(recipe: Path, here: Path) -> None:
+    recipe.write_text(
+        RECIPE.replace("validation = false", "validation = false\nkeep_similar = false"), encoding="utf-8"
+    )
+    write_rows(
+        here / "data" / "me.jsonl",
+        [("第3题：what is 3 times 3?", "9"), ("In which year did the comet Shoemaker-Levy 9 hit Jupiter?", "1994")],
+    )
+    with pytest.raises(StellarError) as caught:
+        run("--recipe", recipe, "--out", "out")
+    assert caught.value.message == "no row is left in the category identity, which has a share"
+    assert caught.value.hint == ("of its rows went: 1 in an evaluation set, 1 another answer to the same question")
+
+
+def test_two_builds_at_once_are_kept_apart(recipe: Path, here: Path) -> None:
+    pytest.importorskip("fcntl")
+    (here / "out").mkdir()
+    with exclusive(here / "out" / ".train.json.lock", here), pytest.raises(StellarError, match="another process"):
+        run("--recipe", recipe, "--out", "out")
+    assert list((here / "out").iterdir()) == []
+    run("--recipe", recipe, "--out", "out")
+    assert sorted(path.name for path in (here / "out").iterdir()) == ["build.json", "train.json", "val.json"]
+
+
+def test_a_file_name_that_is_no_utf8_is_recorded(recipe: Path, here: Path) -> None:
+    odd = here / os.fsdecode(b"mix\xff.toml")
+    try:
+        odd.write_text(recipe.read_text(encoding="utf-8"), encoding="utf-8")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    run("--recipe", odd, "--out", "out")
+    record = json.loads((here / "out" / "build.json").read_text(encoding="utf-8"))
+    assert record["recipe"]["file"] == "mix?.toml"

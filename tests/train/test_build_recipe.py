@@ -170,3 +170,29 @@ def test_what_is_absent_or_broken(tmp_path: Path) -> None:
         build(loaded(SOURCE + "min_chars = 2", tmp_path))
     with pytest.raises(UsageError, match="evaluation set not found"):
         build(loaded(SOURCE + "[decontaminate]\nfiles = ['none.json']", tmp_path))
+
+
+def test_a_folder_of_a_shipped_recipe_s_name_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`stellar convert --out stellarspeak` makes one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stellarspeak").mkdir()
+    assert load_recipe(find_recipe("stellarspeak")).sources
+    (tmp_path / "stellarspeak").rmdir()
+    (tmp_path / "stellarspeak").write_text(SOURCE)
+    assert find_recipe("stellarspeak") == Path("stellarspeak")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ('path = "a\\u0000b"', r"path names no file: 'a\\x00b'"),
+        ('path = "."', "path names no file: '.'"),
+        ('path = "a"\nname = "a\\nb"', "name must be a text on one line"),
+        ('path = "a"\ncategory = "\\u001b[31m"', "category must be a text on one line"),
+        ('path = "a"\ncategory = " "', "category must be a text on one line"),
+    ],
+)
+def test_names_that_cannot_be(source: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        loaded(f"[[source]]\n{source}\n", tmp_path)
+    assert message.replace("\\\\", "\\") in caught.value.message

@@ -8,7 +8,7 @@ from alike_texts import SIGNS, WORDS, by_hand
 from building_rows import row
 
 from train.building.rows import DUPLICATE, Removals, Row
-from train.building.sifting import NEAR, SAME_QUESTION, unique_questions, without_overlap, without_similar
+from train.building.sifting import EVALUATION, NEAR, SAME_QUESTION, Barrier, unique_questions, without_similar
 from train.likeness.overlap import Evaluation
 
 
@@ -85,7 +85,7 @@ def test_validation_holds_a_question_once() -> None:
 def test_the_report_names_both_places() -> None:
     removals = Removals()
     rows = [row(LONG, line=7), row("Why is Mars red?", line=8)]
-    assert without_overlap(rows, Evaluation([("quiz.csv, line 3", LONG)]), removals) == rows[1:]
+    assert Barrier(Evaluation([("quiz.csv, line 3", LONG)]), EVALUATION).passed(rows, removals) == rows[1:]
     (example,) = removals.examples["in an evaluation set"]
     assert (example["source"], example["line"]) == ("any", 7)
     assert example["because"] == "quiz.csv, line 3: the same question"

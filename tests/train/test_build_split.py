@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,23 @@ def test_more_sources_move_nothing(tmp_path: Path) -> None:
     assert held_out(build(Recipe((first,), share=0.05))) < held_out(alone)
 
 
+def test_more_phrasings_move_nothing(tmp_path: Path) -> None:
+    """The side is that of what is asked, whichever other rows there are and however they word it."""
+
+    def phrasing(wording: str) -> Path:
+        rows = [{"instruction": wording.format(q), "output": a, "asks": q} for q, a in numbered(200, "first")]
+        path = tmp_path / f"{len(wording)}.jsonl"
+        path.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+        return path
+
+    one, two = source(phrasing("{}")), source(phrasing("Tell me. {} Thanks."))
+    alone, both = build(Recipe((one,), share=0.1)), build(Recipe((two, one), share=0.1))
+    plain = build(Recipe((source(write_rows(tmp_path / "plain.jsonl", numbered(200, "first"))),), share=0.1))
+    assert held_out(alone) == held_out(both) == held_out(plain) and len(held_out(alone)) == len(both.validation) > 10
+    assert not held_out(both) & {row.question for row in both.train}
+    assert build(Recipe((one, two), rows=9)).removals.totals()["its question is in validation already"] == 9
+
+
 def test_a_limit_moves_nothing_across(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "first.jsonl", numbered(400, "first"))
     whole, part = (build(Recipe((source(path, limit=limit),), share=0.1)) for limit in (None, 100))
@@ -92,7 +110,9 @@ def test_paraphrases_of_validation_are_not_trained_on(tmp_path: Path) -> None:
     assert long in {one.triple.instruction for one in built.validation}
     assert not [one for one in built.train if "saturn" in one.question]
     assert built.removals.totals()["near a question of validation"] == 1
-    assert [one for one in build(replace(built.recipe, near=None)).train if "saturn" in one.question]
+    exact = build(replace(built.recipe, near=None))
+    assert not [one for one in exact.train if "saturn" in one.question]
+    assert exact.removals.totals()["shares a run of words with validation"] == 1
 
 
 def test_a_source_that_is_not_validated(tmp_path: Path) -> None:

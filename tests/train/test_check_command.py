@@ -105,10 +105,12 @@ def test_other_files_are_read_when_one_is_empty(stellar: Stellar, tmp_path: Path
         (["good.jsonl", "--against", "good.jsonl"], "given as a training file and with --against"),
         (["good.jsonl", "--against", "none.csv"], "evaluation set not found"),
         (["good.jsonl", "--histogram", "good.jsonl"], "is one of the files to read"),
+        (["good.jsonl", "--histogram", "."], "cannot write .: is a directory"),  # before the work, not after it
         (["good.jsonl", "--template", "none"], "unknown template: none"),
         (["good.jsonl", "--base", "none"], "base model not found: none"),
         (["good.jsonl", "--cutoff-len", "1"], "cutoff-len"),
         ([], "Missing argument"),
+        (["--show", "x"], "stellar data check --help shows what is possible"),
     ],
 )
 def test_errors(arguments: list[str], message: str, stellar: Stellar, tmp_path: Path) -> None:

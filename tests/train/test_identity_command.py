@@ -76,6 +76,13 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
         run(*ASKED, "--out", tmp_path / "folder")
 
 
+def test_neither_file_where_one_cannot_be_written(tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    with pytest.raises(StellarError, match="is a directory"):
+        run(*ASKED, "--out", tmp_path, "--held-out", questions)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_in_a_process_of_its_own_it_imports_nothing_heavy(stellar: Stellar, tmp_path: Path) -> None:
     stellar.argv = [
         *(sys.executable, "-c"),

@@ -350,3 +350,20 @@ def test_a_sheet_is_known_by_its_columns(tmp_path: Path) -> None:
     ):
         (table,) = workbook.read(book(tmp_path / "a.xlsx", header, *(["Q", answer, "略"] for answer in answers)))
         assert sheets.read(table, Choices()).kind.startswith(kind)
+
+
+def test_rows_say_what_they_ask_in_whatever_phrasing(tmp_path: Path) -> None:
+    path = book(tmp_path / "a.xlsx", CHOICE_ZH, SIRIUS)
+    (asks,) = {row.asks for seed in range(5) for row in imported(path, phrasings=5, seed=seed)[0]}
+    assert asks == "天狼星位于哪个星座？（  ）\nA. 猎户座\nB. 大犬座\nC. 小犬座\nD. 天鹅座"
+    judged = book(tmp_path / "b.xlsx", ["Question", "Answer", "Parse"], ["月球绕地球转。", "对", "略"])
+    assert {row.asks for row in imported(judged, phrasings=5)[0]} == {"月球绕地球转。"}
+
+
+def test_a_length_that_is_no_plain_number_is_not_asked_for(tmp_path: Path) -> None:
+    header = ["ID", "Type", "Question", "Prompt", "Word Count", "Answer"]
+    counts = ("②", "²", "9" * 5000, "about 9")
+    rows = [[number, "名词解释", f"第{number}个名词", None, count, "答案"] for number, count in enumerate(counts)]
+    got, part = imported(book(tmp_path / "a.xlsx", header, *rows))
+    assert len(got) == len(counts)
+    assert not part.left_out

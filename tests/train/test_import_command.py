@@ -144,3 +144,11 @@ def test_light(stellar: Stellar, folder: Path) -> None:
         loaded = set(done.stderr.rpartition("LOADED ")[2].split())
         assert "train" in loaded
         assert not loaded & heavy
+
+
+def test_an_output_that_is_a_link_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(ROW) + "\n")
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    assert main(["data", "import", str(tmp_path / "a.jsonl"), "--out", str(loop)]) == 0
+    assert [row.output for row in read(loop)] == [ROW["output"]]

@@ -99,11 +99,16 @@ def test_a_line_that_is_no_utf8(tmp_path: Path) -> None:
     assert part.left_out == [(2, "not UTF-8", 1)]
 
 
-@pytest.mark.parametrize("text", ['[{"a": 1}\n{"b": 2}]', '[{"a": 1},\n', '[{"a": 1}]\n[]', "hello", ""])
+@pytest.mark.parametrize("text", ['[{"a": 1}\n{"b": 2}]', '[{"a": 1},\n', '[{"a": 1}]\n[]', "hello"])
 def test_a_broken_list_is_an_error(text: str, tmp_path: Path) -> None:
     with pytest.raises(StellarError, match="JSON"):
         imported(tmp_path / "a.json", text)
     assert not (tmp_path / "out" / "rows.jsonl").exists()
+
+
+def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
+    with pytest.raises(StellarError, match="the file is empty: .*a.json"):
+        imported(tmp_path / "a.json", "")
 
 
 def test_the_first_exchange_of_a_conversation(tmp_path: Path) -> None:
@@ -171,6 +176,23 @@ def test_other_keys(tmp_path: Path) -> None:
     assert got == [Triple(QUESTION, "", ANSWER)]
     with pytest.raises(UsageError, match="--output-column s is none of: q, r"):
         imported(tmp_path / "c.jsonl", [{"q": QUESTION, "r": ANSWER}], names=Names("q", output="s"))
+
+
+def test_a_named_key_that_a_row_lacks(tmp_path: Path) -> None:
+    """It is one row's matter, as a column that is found is; the input may be missing."""
+    rows: list[object] = [
+        {"q": QUESTION, "r": ANSWER},
+        {"q": QUESTION},
+        {"q": QUESTION, "r": ANSWER, "c": "context"},
+        {"question": QUESTION, "r": ANSWER},
+        chat((QUESTION, ANSWER)),
+    ]
+    got, part = imported(tmp_path / "a.jsonl", rows, names=Names("q", "c", "r"))
+    assert got == [Triple(QUESTION, "", ANSWER), Triple(QUESTION, "context", ANSWER), Triple(QUESTION, "", ANSWER)]
+    assert part.left_out == [(2, "no output: no key r", 1), (4, "no instruction: no key q", 1)]
+    for names, option in ((Names("q", "d", "r"), "--input-column d"), (Names("p", "c", "r"), "--instruction-column p")):
+        with pytest.raises(UsageError, match=rf"b\.jsonl: {option} is none of: "):
+            imported(tmp_path / "b.jsonl", rows, names=names)
 
 
 def test_a_format_that_is_given_holds_for_each_row(tmp_path: Path) -> None:

@@ -13,16 +13,23 @@ from train.corpus import Triple
 from train.likeness import sketches
 from train.likeness.duplicates import NEAR, SAME, SAME_QUESTION, THRESHOLD, Near, Repeat, Rules, counted, repeats
 from train.likeness.forms import Form
+from train.likeness.similar import Likeness
 
 DEFAULT = Rules()
 
 
-def found(rows: list[Triple], rules: Rules = DEFAULT, kept: list[bool] | None = None) -> list[Repeat]:
-    return repeats([Form.of(row) for row in rows], rules, kept or [])
+def found(
+    rows: list[Triple], rules: Rules = DEFAULT, kept: list[bool] | None = None, likeness: Likeness | None = None
+) -> list[Repeat]:
+    return repeats([Form.of(row) for row in rows], rules, kept or [], likeness)
 
 
-def left(rows: list[Triple], rules: Rules = DEFAULT) -> list[Triple]:
-    gone = {repeat.row for repeat in found(rows, rules)}
+def form_of(rows: list[Triple]) -> Likeness:
+    return counted([Form.of(row) for row in rows])
+
+
+def left(rows: list[Triple], rules: Rules = DEFAULT, likeness: Likeness | None = None) -> list[Triple]:
+    gone = {repeat.row for repeat in found(rows, rules, None, likeness)}
     return [row for number, row in enumerate(rows) if number not in gone]
 
 
@@ -113,30 +120,50 @@ def test_how_alike_near_ones_are() -> None:
     assert repeat == Repeat(NEAR, 1, 0, by_hand(one, other, 5))
 
 
+def task(count: int, near: int, rng: random.Random) -> list[Triple]:
+    """Rows of a task whose wording is longer than what they say, and rows that are near to some of them."""
+    wording = "Judge with care whether this statement of a student about the sky is right or wrong, and say why: "
+    names = [" ".join(rng.choices(WORDS, k=12)) + "".join(rng.choices(SIGNS, k=3)) for _ in range(count)]
+    rows = [Triple(wording + name, "", "wrong") for name in names]
+    return rows + [Triple(wording + name[:-1] + "q", "", "wrong") for name in names[:near]]
+
+
+def test_what_is_form_stays_form_however_much_goes() -> None:
+    """130 rows of a task, 40 of them near others: 40 go. By themselves, the 90 others are too few to have a form."""
+    rng = random.Random(8)
+    rows = task(90, 40, rng)
+    assert (
+        len({row.instruction for row in left(rows)} & {row.instruction for row in rows[:90]}) == len(left(rows)) == 90
+    )
+    rng.shuffle(rows)
+    assert 88 <= len(left(rows)) <= 92
+
+
 @pytest.mark.parametrize("crowd", [2, 64])
 def test_a_second_look_finds_nothing_in_any_order(crowd: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even where what was form among all rows is none among those that are left."""
+    """As long as the same is form."""
     monkeypatch.setattr(sketches, "_CROWD", crowd)
     rng = random.Random(8)
-    task = "Judge with care whether this statement of a student about the sky is right or wrong, and say why: "
-    names = [" ".join(rng.choices(WORDS, k=3)) + "".join(rng.choices(SIGNS, k=3)) for _ in range(90)]
-    rows = [Triple(task + name, "", "wrong") for name in names]
-    rows += [Triple(task + name[:-1] + "q", "", "wrong") for name in names[:40]]  # 130 rows of a task, 40 of them near
+    rows = task(90, 40, rng)
     rows += varied(60, 6)
     rows += [Triple(edited(text, rng), "", "是") for text in texts(10, 2) for _ in range(12)]
     rng.shuffle(rows)
     for rules in (Rules(), Rules(one_answer=False), Rules(near=0.6)):
-        once = left(rows, rules)
+        form = form_of(rows)
+        once = left(rows, rules, form)
         assert len(once) < len(rows)
         for _ in range(3):
             rng.shuffle(once)
-            assert found(once, rules) == []
+            assert found(once, rules, None, form) == []
 
 
 def test_questions_near_those_that_are_known_whatever_the_number() -> None:
     one = texts(4, 9)[1]
     items = [(one + " 12", ""), (one + " 13", ""), (texts(4, 9)[3], "")]
-    near = Near(0.8, items, counted(items), of_questions=1)
+    likeness = Likeness()
+    for item in items:
+        likeness.count(item)
+    near = Near(0.8, items, likeness, of_questions=1)
     near.add(0)
     twin = near.find(1)
     assert twin is not None and twin[0] == 0 and twin[1] < 1

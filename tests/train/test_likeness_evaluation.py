@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -75,7 +78,7 @@ def test_workbooks(tmp_path: Path) -> None:
         ("e.xlsx", b"", "is no workbook that can be read"),
         ("e.jsonl", b'{"a": 1}\n{', "not JSON: .*e.jsonl, line 2"),
         ("e.json", b"\xff\xfe", "not UTF-8"),
-        ("e.csv", b"\xff\xff", "neither UTF-8 nor GB18030"),
+        ("e.csv", b"\xff\xff", "neither UTF-8 nor GB 18030"),
         ("e.json", b"[" * 100_000, "nested too deeply|not JSON"),
     ],
 )
@@ -115,3 +118,55 @@ def test_what_is_no_evaluation_set(tmp_path: Path) -> None:
         texts(tmp_path)
     with pytest.raises(UsageError, match="evaluation set not found"):
         texts(tmp_path / "none")
+
+
+def test_a_table_is_read_as_an_import_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('q;a\nWhat, then;"x"\n', encoding="utf-8")
+    (tmp_path / "b.csv").write_bytes("问题\t答\n什么\t光\n".encode("utf-16"))
+    assert [text for _, text in texts(tmp_path)] == ["q", "a", "What, then", "x", "问题", "答", "什么", "光"]
+    (tmp_path / "b.csv").write_bytes(b"q,a\rb," + 200_000 * b"c" + b"\r")  # as old programs end lines
+    assert [text[:1] for _, text in texts(tmp_path / "b.csv")] == ["q", "a", "b", "c"]
+    (tmp_path / "b.csv").write_bytes(200_000 * b"q" + b";a\nb;c\n")
+    assert [text[:1] for _, text in texts(tmp_path / "b.csv")] == ["q", "a", "b", "c"]
+    (tmp_path / "a.csv").write_text('q,a\nb,"c"d\n"e,f\ng,h\n', encoding="utf-8")
+    with pytest.raises(StellarError, match="begins in line 3 never ends"):
+        texts(tmp_path / "a.csv")
+
+
+def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path: Path) -> None:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no pipes with a name")
+    for name in ("e.csv", "e.xlsx", "e.json"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(StellarError, match="not a file"):
+            texts(tmp_path / name)
+
+
+def test_every_damage_of_a_workbook_is_a_sentence(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    whole, path = tmp_path / "whole.xlsx", tmp_path / "e.xlsx"
+    book = openpyxl.Workbook()
+    for number in range(50):
+        book.active.append([f"question {number}"])
+    book.save(whole)
+    data, drawn, refused = whole.read_bytes(), random.Random(0), 0
+    for _ in range(30):
+        damaged = bytearray(data)
+        for _ in range(10):
+            damaged[drawn.randrange(4, len(data))] = drawn.randrange(256)
+        path.write_bytes(damaged)
+        with suppress(StellarError):
+            texts(path)
+            refused -= 1
+        refused += 1
+    assert refused
+
+
+def test_a_set_without_text_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, data in (("e.csv", ""), ("e.json", '[1, {"id": "x"}]'), ("e.txt", " \n")):
+        (tmp_path / name).write_text(data)
+        texts(tmp_path / name)
+        assert "the evaluation set e has no text" in capsys.readouterr().err
+    (tmp_path / "e.txt").write_text("x")
+    texts(tmp_path / "e.txt")
+    assert capsys.readouterr().err == ""

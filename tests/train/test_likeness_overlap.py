@@ -8,7 +8,7 @@ import pytest
 from conftest import SHARED
 
 from train.corpus import Triple
-from train.likeness.evaluation import files_of, texts_of
+from train.likeness.evaluation import files_of, texts_of, texts_of_row
 from train.likeness.forms import Form
 from train.likeness.normal import normalise, units
 from train.likeness.overlap import Evaluation
@@ -118,3 +118,31 @@ def test_astro_qa() -> None:
     missed = [text for text in asked if not overlap(evaluation, f"请回答下面的问题。\n{text}\n只写答案。")]
     assert missed == []
     assert overlap(evaluation, "太阳系里有几颗行星，它们叫什么名字？请按离太阳的远近排列。") == ""
+
+
+WORDING = "Judge with care whether the following statement of a student on astronomy is right or wrong, and say why:"
+
+
+def together(evaluation: Evaluation, questions: list[str]) -> list[str]:
+    rows = [Triple(question, "", str(number)) for number, question in enumerate(questions)]
+    forms = [Form.of(row) for row in rows]
+    return evaluation.overlaps([evaluation.meeting(*one) for one in zip(rows, forms, strict=True)], forms)
+
+
+def test_the_wording_that_rows_share_with_validation_is_form() -> None:
+    """In more than 10 rows; a row that says the statement itself overlaps in whatever wording."""
+    held_out = list(texts_of_row("val", Triple(f"{WORDING} {HOLE}.", "", "right")))
+    rows = [f"{WORDING} a {name} shines" for name in "abcdefghijk"]
+    told = together(Evaluation(held_out), [*rows, f"Is this so? {HOLE}", f"{WORDING} A black hole is round"])
+    assert told == [""] * 11 + ["val: a black hole is a region of space where gravity is so strong", ""]
+    assert all(together(Evaluation(held_out), rows[:10]))
+    assert all(together(Evaluation([tuple(one) for one in held_out]), rows))  # no row: another set's question
+
+
+def test_what_is_all_that_a_text_says_is_no_form() -> None:
+    """However often it was put into training."""
+    rows = [f"{name}: {HOLE}?" for name in "abcdefghijklmnop"]
+    assert all(together(Evaluation(texts_of_row("val", Triple(HOLE, "", "right"))), rows))
+    short = Evaluation(texts_of_row("val", Triple("Which one of these is right?", "A or B", "A")))
+    asked = [f"Which one of these is right? {name} or {name}{name}" for name in "abcdefghijk"]
+    assert not any(together(short, asked)) and all(together(short, asked[:10]))

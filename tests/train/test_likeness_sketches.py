@@ -115,6 +115,19 @@ def test_a_sketch_tells_what_is_worth_a_true_count() -> None:
     assert missed <= 2 and unlike <= 2
 
 
+def test_of_very_many_that_look_alike_the_closest_are_told() -> None:
+    """Rows of one pattern look promising by the hundred, and a true count of each would take time without end."""
+    generator = random.Random(5)
+    sketch = Sketcher(0.85).sketch(all_pieces((texts(1, 9)[0],)))
+    others = np.repeat(sketch[None], 200, axis=0)
+    unlike = [generator.randrange(len(sketch) // 5) for _ in others]  # places in which each differs
+    for other, count in zip(others, unlike, strict=True):
+        other[generator.sample(range(len(sketch)), count)] ^= np.uint32(1)
+    told = Sketcher(0.85).promising(sketch, others).tolist()
+    assert told == sorted(sorted(range(200), key=lambda number: (unlike[number], number))[: sketches._CLOSEST])
+    assert Sketcher(0.85).promising(sketch, others[: sketches._CLOSEST]).tolist() == list(range(sketches._CLOSEST))
+
+
 def test_only_the_first_are_found() -> None:
     one, other = texts(2, 6)
     neighbours = Neighbours(keys_of([one, one, other]), known=1)

@@ -1,4 +1,4 @@
-"""Bases that are not as they should be: each has a sentence of its own, before torch is needed or when it loads."""
+"""Bases that are not as they should be, each with a sentence of its own; and that a base keeps its precision."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from train_runs import WEIGHTS, settings
 
 from stellar_local.errors import ModelError
+from train.adapter import add_lora
+from train.base import load_base
 from train.run import train
 
 
@@ -65,3 +68,12 @@ def test_damaged_bases(what: str, message: str, spm_base: Path, train_rows: Path
     assert message in caught.value.message
     assert caught.value.hint
     assert not (tmp_path / "out" / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_base_stays_in_its_precision_and_the_adapter_is_float32(dtype: str, spm_base: Path, tmp_path: Path) -> None:
+    """PEFT's preparation turns norms, embedding and head into float32: nothing here may."""
+    model = load_base(spm_base, dtype, torch.device("cpu"))
+    adapted, _ = add_lora(model, settings(spm_base, spm_base / "rows.json", tmp_path / "out"))
+    kinds = {(weight.dtype, weight.requires_grad) for weight in adapted.parameters()}
+    assert kinds == {(getattr(torch, dtype), False), (torch.float32, True)}

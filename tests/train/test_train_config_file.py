@@ -37,6 +37,8 @@ def test_a_file_does_what_the_command_line_does(tmp_path: Path) -> None:
     template = Path(__file__).parents[2] / "templates" / "bayling.json"
     (tmp_path / "own.json").write_text(template.read_text(encoding="utf-8"), encoding="utf-8")
     made = configured({}, write(tmp_path, WHOLE))
+    (tmp_path / "bare.toml").write_text(WHOLE.replace("own.json", "./own"), encoding="utf-8")
+    assert configured({}, tmp_path / "bare.toml").template == str(tmp_path / "own")
     line = {
         "base": str(tmp_path / "models" / "bayling"),
         "data": str(tmp_path / "数据" / "train.json"),

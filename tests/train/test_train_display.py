@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 from terminals import Pty
 
-from stellar_local.console import cells
+from stellar_local.console import cells, say
 from train.display import Display, clock_time
 from train.logs import StepStats
 
@@ -44,7 +44,7 @@ def test_in_a_log_there_is_a_line_a_tenth_and_one_for_an_evaluation(capsys: pyte
             display.step(StepStats(step, step / 100, 2.5, 1e-4, 1.0, 3000, 500, 2.0, 5 * GIB))
             if step in (100, 200):
                 display.evaluation(1.25 if step == 100 else 1.5, best=step == 100)
-        display.note("stopping \x1b[2J")
+        say("stopping \x1b[2J")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 14
     assert lines[0] == "training: steps 1 to 200 (epochs: 2)"
@@ -180,7 +180,7 @@ def test_a_terminal_shows_two_lines_and_what_is_said_above_them(terminal: Callab
     pty = terminal(
         "for display, step in run(12, 0.12, first=0.5):\n"
         "    if step == 4: display.evaluation(1.5, best=True)\n"
-        "    if step == 6: display.note('说明 [b]x[/b] \\x1b[2J')\n"
+        "    if step == 6: say('说明 [b]x[/b] \\x1b[2J')\n"
         "    if step == 8: say('other')\n",
         columns,
     )
@@ -257,7 +257,7 @@ def test_a_dumb_terminal_gets_lines(terminal: Callable[..., Pty]) -> None:
 def test_a_terminal_that_goes_away_stops_nothing(terminal: Callable[..., Pty], tmp_path: Path) -> None:
     pty = terminal(
         "signal.signal(signal.SIGHUP, signal.SIG_IGN)\nfor display, step in run(20, 0.05):\n"
-        "    if step == 10: display.note('x')\nPath('done').write_text('done')\n"
+        "    if step == 10: say('x')\nPath('done').write_text('done')\n"
     )
     pty.wait_for(r"step \d+/20")
     os.close(pty.fd)

@@ -198,7 +198,7 @@ SETUPS = st.builds(
     dora=st.booleans(),
 )
 SHAPES = st.sampled_from([B7, B13, B8, SMOL])
-FIGURES = ("weights", "adapter", "activations", "workspace", "logits", "slack", "runtime", "host", "device", "total")
+FIGURES = ("weights", "adapter", "activations", "workspace", "logits", "slack", "runtime", "host", "device")
 
 
 @given(SHAPES, SETUPS, st.integers(1, 4096), st.integers(1, 64), st.booleans())
@@ -217,7 +217,6 @@ def test_more_of_anything_takes_no_less(shape: Shape, setup: Setup, tokens: int,
         assert all(getattr(larger, name) >= getattr(made, name) for name in FIGURES)
     assert estimate(shape, replace(setup, tokens=setup.tokens + tokens)).activations > made.activations
     assert estimate(shape, replace(setup, rank=setup.rank + rank)).adapter > made.adapter
-    assert estimate(shape, replace(setup, learned=setup.tokens // 2)).logits <= made.logits
 
 
 @given(SHAPES, SETUPS)

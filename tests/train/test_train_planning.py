@@ -83,7 +83,7 @@ def middling(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.skipif(sys.platform != "linux", reason="an allocator whose holes can be closed")
 @pytest.mark.parametrize("checkpointing", ["off", "on"])
 def test_the_peak_on_a_cpu_is_the_planned_one(checkpointing: str, middling: Path, tmp_path: Path) -> None:
-    """What tensors take, within a tenth: with glibc's threshold fixed its heap gets no holes, which are planned apart."""
+    """What tensors take, within a tenth: with glibc's threshold fixed its heap has no holes, which are extra."""
     data = write_rows(tmp_path / "rows.json", 10)
     values = {"checkpointing": checkpointing, "batch_size": 10, "micro_batch_size": 0, "max_steps": 1}
     config = settings(middling, data, tmp_path / "out", **values)

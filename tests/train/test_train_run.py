@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from train_runs import WEIGHTS, arguments, record, same, same_logs, settings, table
+from train_runs import WEIGHTS, arguments, record, same, same_logs, samples_of, settings, table
 
 from stellar_local.errors import ModelError, StellarError, UsageError
 from stellar_local.prompts import load_template
@@ -52,7 +52,7 @@ def test_what_the_folder_holds(finished: Path, spm_base: Path, train_rows: Path)
     assert set(done["versions"]) == {"torch", "transformers", "peft", "accelerate", "safetensors"}
     assert done["data_sha256"] == hashlib.sha256(train_rows.read_bytes()).hexdigest()
     assert (done["pairs"], done["device"], done["dtype"]) == (2 * 4, "cpu", "float32")
-    assert 0 < done["peak_bytes"]["loading"] <= done["peak_bytes"]["all"]
+    assert done["peak_bytes"].keys() == {"loading", "all"} and min(done["peak_bytes"].values()) > 0
     assert TrainConfig(**done["config"]).deciding() == settings(spm_base, train_rows, finished).deciding()
     verify_adapter(finished, 2 * 4)
 
@@ -231,6 +231,18 @@ def test_a_run_does_not_write_over_what_it_begins_with(finished: Path, spm_base:
     with pytest.raises(UsageError, match="are both"):
         train(settings(spm_base, train_rows, finished, resume_from_checkpoint=str(finished)), overwrite=True)
     assert (finished / WEIGHTS).read_bytes() == before
+
+
+def test_left_out_rows_of_the_validation_file_are_reported(
+    spm_base: Path, train_rows: Path, held_out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longest = sorted(len(sample.ids) for sample in samples_of(settings(spm_base, held_out, tmp_path)))
+    cutoff = longest[-2]
+    train(settings(spm_base, train_rows, tmp_path / "out", val_data=held_out, cutoff_len=cutoff, max_steps=1))
+    out_of_six = sum(length > cutoff for length in longest)
+    assert out_of_six
+    said = f"of the rows of --val-data: {out_of_six} left out: longer than {cutoff} tokens"
+    assert said in capsys.readouterr().err
 
 
 def test_left_out_rows_are_reported(

@@ -167,6 +167,29 @@ def test_a_sample_without_an_answer_token_is_left_out(spm_base: Path, tmp_path: 
     assert (len(samples), counts.empty) == (1, 1)
 
 
+def test_parts_of_a_row_are_held_out_together(spm_base: Path) -> None:
+    """They repeat tokens of each other: a part in training would give away the one that is held out."""
+    rows = [Triple(f"Question {number}?", "", f"{number} " * 60) for number in range(12)]
+    samples, counts = encode_all(
+        rows,
+        load_template("bayling"),
+        load_tokenizer(spm_base),
+        Encoding(len_of_prompt(spm_base, rows[0]) + 40, "split"),
+    )
+    assert counts.divided == 12 and counts.kept >= 24
+    train, held = hold_out(samples, 3, seed=1)
+    prompts = [{tuple(sample.ids[: len_of_prompt(spm_base, rows[0])]) for sample in side} for side in (train, held)]
+    assert [sum(not sample.part for sample in side) for side in (train, held)] == [9, 3]
+    assert [len(side) for side in prompts] == [9, 3]
+    assert not prompts[0] & prompts[1]
+    with pytest.raises(StellarError, match="takes all of the 12 rows"):
+        hold_out(samples, 12, seed=1)
+
+
+def len_of_prompt(base: Path, row: Triple) -> int:
+    return encode(row, load_template("bayling"), load_tokenizer(base))[0].first
+
+
 def test_hold_out(spm_base: Path) -> None:
     samples, _ = encode_all(TRIPLES * 5, load_template("bayling"), load_tokenizer(spm_base), Encoding(512))
     for size, count in ((0, 0), (3, 3), (0.25, 5), (0.001, 1)):

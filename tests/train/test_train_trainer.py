@@ -310,6 +310,23 @@ def test_divergence_stops_with_advice_and_keeps_the_checkpoints(
     same(config.out, train(settings(spm_base, train_rows, tmp_path / "whole", max_grad_norm=clipped)))
 
 
+def test_a_validation_loss_that_is_not_finite_stops_too(
+    spm_base: Path, train_rows: Path, held_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(spm_base, train_rows, tmp_path / "out", val_data=held_out, eval_steps=3, save_steps=1)
+    loss = PackedTrainer._loss
+
+    def broken(self: Any, model: Any, rows: Any) -> Any:
+        return loss(self, model, rows) * (1.0 if torch.is_grad_enabled() else math.nan)
+
+    monkeypatch.setattr(PackedTrainer, "_loss", broken)
+    with pytest.raises(StellarError, match=r"^training diverged: the validation loss after step 3 is nan$") as caught:
+        train(config)
+    assert "--learning-rate" in caught.value.hint
+    assert not (config.out / "checkpoints" / "best").exists()
+    assert [path.name for path in config.out.glob("checkpoints/checkpoint-*")] == ["checkpoint-2"]
+
+
 def test_the_start_is_that_of_peft(spm_base: Path, train_rows: Path, tmp_path: Path) -> None:
     """With a rate near 0 the adapter's A is what PEFT draws with this seed, and with another seed another."""
     found = []

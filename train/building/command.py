@@ -12,9 +12,11 @@ import click
 
 from stellar_local.console import say
 from stellar_local.errors import UsageError
-from stellar_local.files import ensure_folder
+from stellar_local.files import ensure_folder, exclusive, real
 
 from .. import corpus
+
+_DIGITS = 18  # of a number on the command line: more are no number of rows
 
 
 @click.command()
@@ -88,8 +90,10 @@ def _by_recipe(name: str, out: Path, seed: int | None) -> None:
     evaluations = [file for given in recipe.evaluations for _, file in files_of(*given)]
     outputs.check([path, *evaluations, *(file for source in recipe.sources for file in source.files)])
     ensure_folder(outputs.folder)  # before long work
-    built = run(recipe)
-    write(built, path, outputs)
+    # The files are of one build: two at once would leave training rows of one and held-out rows of the other.
+    with exclusive(outputs.folder / f".{outputs.train.name}.lock", outputs.train):
+        built = run(recipe)
+        write(built, path, outputs)
     tell(built, outputs)
 
 
@@ -103,7 +107,7 @@ def _by_options(
 ) -> None:
     """The recipe that the options amount to: everything is kept but what is the same to the letter."""
     from .pipeline import build as run
-    from .recipe import Recipe, Source
+    from .recipe import MOST_WEIGHT, Recipe, Source
     from .rows import DUPLICATE
 
     names = list(categories if categories or paths else corpus.CATEGORIES)
@@ -112,14 +116,18 @@ def _by_options(
         if path.stem in files:
             raise UsageError(f"two sources are named {path.stem}", "rename one of the files")
         files[path.stem] = (path,)
-    if out.resolve() in [path.resolve() for path in paths]:
+    if real(out) in [real(path) for path in paths]:
         raise UsageError(f"--out {out} is one of the sources", "write the training file elsewhere")
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder", "without --recipe, name the training file")
     for what, numbers in (("--repeat", repeat), ("--limit", limit)):
         for name, number in numbers.items():
             if name not in files:
                 raise UsageError(f"{what} names {name}, which is no part of this corpus", f"it has {', '.join(files)}")
             if number < 1:
                 raise UsageError(f"{what} {name}={number}: the number must be at least 1")
+            if what == "--repeat" and number > MOST_WEIGHT:
+                raise UsageError(f"{what} {name}={number}: the number must be at most {MOST_WEIGHT}")
     chosen = tuple(
         Source(name, own, name, weight=repeat.get(name, 1), limit=limit.get(name), keep_similar=True)
         for name, own in files.items()
@@ -140,7 +148,7 @@ def _numbers(pairs: Sequence[str], what: str) -> dict[str, int]:
     out: dict[str, int] = {}
     for pair in pairs:
         name, _, number = pair.partition("=")
-        if not name or not number.isdigit():
-            raise UsageError(f"{what} {pair} is not NAME=NUMBER", f"for example {what} identity=2")
+        if not name or not number.isdecimal() or len(number) > _DIGITS:
+            raise UsageError(f"{what} {pair[:80]} is not NAME=NUMBER", f"for example {what} identity=2")
         out[name] = int(number)
     return out

@@ -11,6 +11,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from stellar_local.console import one_line
 from stellar_local.errors import UsageError
 from stellar_local.files import is_there
 
@@ -22,7 +23,7 @@ from .tables import Table, is_a, near_spelling
 
 _OF_SHIPPED = {"astronomy": "domain", "identity": "identity", "general": "general"}
 _KEEP_SIMILAR = "identity"  # the category whose paraphrases are wanted
-_MOST_WEIGHT = 1000  # a number with a digit too many must not fill the memory
+MOST_WEIGHT = 1000  # a number with a digit too many must not fill the memory
 _LEAST_NEAR = 0.5  # below, most rows of one kind are near to each other
 
 
@@ -78,7 +79,7 @@ def _folder() -> Path:
 def find_recipe(name: str) -> Path:
     """The file of a recipe: a path, or the name of a shipped one. Raises UsageError where there is neither."""
     path, known = Path(name), shipped_recipes()
-    if is_there(path):
+    if is_there(path) and not (name in known and path.is_dir()):  # such as a model's folder, which has its name too
         return path
     if name in known:
         return _folder() / f"{name}.toml"
@@ -130,7 +131,13 @@ def _source(table: Table, folder: Path, with_shares: bool) -> Source:
         raise UsageError(f"{table.where}: one of path and shipped must be given", 'for example path = "rows.jsonl"')
     if shipped and shipped not in corpus.CATEGORIES:
         raise table.wrong("shipped", f"names no shipped category: {shipped}", near_spelling(shipped, corpus.CATEGORIES))
+    if "\0" in path or (path and not Path(path).name):
+        raise table.wrong("path", f"names no file: {path!r}")
     name = table.take("name", str, shipped or Path(path).stem)
+    for key in ("name", "category"):
+        text = table.take(key, str, "x")
+        if not text.strip() or text != one_line(text):
+            raise table.wrong(key, "must be a text on one line", "it is said in reports")
     category = table.take("category", str, _OF_SHIPPED.get(shipped, "" if with_shares else name))
     if not category:
         raise UsageError(f"{table.where}: the source {name} has no category", "with [shares], each needs one")
@@ -164,10 +171,10 @@ def _weight(table: Table) -> float:
     repeat, weight = table.take("repeat", int, 1), table.take("weight", float, 1.0)
     if table.has("repeat") and table.has("weight"):
         raise UsageError(f"{table.where}: repeat and weight are both given", "keep one of them")
-    if not 1 <= repeat <= _MOST_WEIGHT:
-        raise table.wrong("repeat", f"must be from 1 to {_MOST_WEIGHT}")
-    if not 0 < weight <= _MOST_WEIGHT:
-        raise table.wrong("weight", f"must be above 0 and at most {_MOST_WEIGHT}")
+    if not 1 <= repeat <= MOST_WEIGHT:
+        raise table.wrong("repeat", f"must be from 1 to {MOST_WEIGHT}")
+    if not 0 < weight <= MOST_WEIGHT:
+        raise table.wrong("weight", f"must be above 0 and at most {MOST_WEIGHT}")
     return float(repeat) if table.has("repeat") else weight
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import stellar_local
 from stellar_local.console import say, warn
 from stellar_local.errors import UsageError
-from stellar_local.files import atomic_text, explain, sha256
+from stellar_local.files import atomic_text, explain, real, sha256
 
 from .. import corpus
 from ..likeness.evaluation import files_of
@@ -44,7 +44,7 @@ class Outputs:
     def check(self, inputs: Sequence[Path]) -> None:
         """Raises UsageError if one of the inputs would be written over."""
         for path in (self.train, self.validation, self.record):
-            if path.resolve() in [one.resolve() for one in inputs]:
+            if real(path) in [real(one) for one in inputs]:
                 raise UsageError(f"{path} would be written over: the recipe reads it", "choose another --out")
 
 
@@ -58,7 +58,9 @@ def write(built: Built, recipe: Path, outputs: Outputs) -> None:
     if built.validation:
         corpus.write([row.triple for row in built.validation], outputs.validation)
     corpus.write([row.triple for row in built.train], outputs.train)
-    atomic_text(outputs.record, json.dumps(record(built, recipe, outputs), ensure_ascii=False, indent=2) + "\n")
+    text = json.dumps(record(built, recipe, outputs), ensure_ascii=False, indent=2) + "\n"
+    # Names of files may be no UTF-8.
+    atomic_text(outputs.record, text.encode("utf-8", "replace").decode("utf-8"))
 
 
 def record(built: Built, recipe: Path, outputs: Outputs) -> dict[str, Any]:

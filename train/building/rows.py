@@ -19,6 +19,7 @@ from .. import corpus
 from ..corpus import Triple
 from ..likeness.forms import Form
 from ..likeness.language import language_of
+from ..likeness.normal import normalise
 from ..likeness.showing import shown
 from .recipe import Source
 
@@ -37,11 +38,12 @@ class Row:
     triple: Triple
     form: Form
     language: str
+    asks: str = ""
 
     @property
     def question(self) -> str:
-        """Instruction and input, normalised."""
-        return self.form.question
+        """What is asked, normalised: as the row's file names it (`asks`), else instruction and input."""
+        return self.asks or self.form.question
 
     @property
     def place(self) -> str:
@@ -87,12 +89,14 @@ def read_source(source: Source, removals: Removals) -> tuple[list[Row], int]:
     rows: list[Row] = []
     read = 0
     for path in source.files:
-        require_file(path, f"the source {source.name}", "paths in a recipe are relative to the recipe")
+        hint = "paths in a recipe are relative to the recipe" if source.given else "check the path"
+        require_file(path, f"the source {source.name}", hint)
         located = corpus.located(path)
         for line, triple in shown(located, len(located), f"reading {path.name}"):
             read += 1
             text = f"{triple.instruction}\n{triple.input}\n{triple.output}"
-            row = Row(source, path.name, line, triple, Form.of(triple), language_of(text))
+            asks = normalise(triple.asks) if triple.asks else ""
+            row = Row(source, path.name, line, triple, Form.of(triple), language_of(text), asks)
             if reason := _left_out(row, text):
                 removals.add(row, reason)
             else:

@@ -47,7 +47,7 @@ def plan(parts: Sequence[Part], shares: dict[str, float], max_repeat: int, reduc
         return Plan({part.name: _rounded(part.rows * part.weight) for part in parts}, {})
     have = {name: math.fsum(p.rows * p.weight for p in parts if p.category == name) for name in shares}
     if empty := [name for name, rows in have.items() if not rows]:
-        raise StellarError(f"no row is left in the category {empty[0]}, which has a share", "see what was removed")
+        raise StellarError(f"no row is left in the category {empty[0]}, which has a share")
     # A weight above max_repeat is the user's own wish: the cap only stops what shares add to it.
     limit = {
         name: max(1.0, max_repeat / max(p.weight for p in parts if p.category == name and p.rows)) for name in shares

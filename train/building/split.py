@@ -1,4 +1,8 @@
-"""The frozen split: a question's own hash says on which side it is, so that other sources never move it."""
+"""The frozen split: a question's own hash says on which side it is, so that other rows never move it.
+
+What a row asks is what its file names as `asks`, as `stellar data import` does of a question sheet: so a question comes
+to one side in all its phrasings. Of other rows it is instruction and input. Both are compared in normal form.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import click
 
 from stellar_local.console import is_dumb, say
 from stellar_local.errors import ExitCode, UsageError
-from stellar_local.files import require_file
+from stellar_local.files import ensure_folder, real, regular_target, require_file
 
 from ..config import TrainConfig
 
@@ -84,18 +84,19 @@ def check(
     seen: set[Path] = set()
     for path in files:
         require_file(path, "training file")
-        if path.resolve() in seen:
+        if real(path) in seen:
             raise UsageError(f"{path} is given twice", "give each file once")
-        seen.add(path.resolve())
+        seen.add(real(path))
     named = [file for path in against for file in files_of(str(path), path)]
     evaluation = [path for _, path in named]
     for path in evaluation:
-        if path.resolve() in seen:
+        if real(path) in seen:
             raise UsageError(f"{path} is given as a training file and with --against", "give it as one of them")
     if histogram is not None:
-        if histogram.resolve() in seen | {path.resolve() for path in evaluation}:
+        if real(histogram) in seen | {real(path) for path in evaluation}:
             raise UsageError(f"--histogram {histogram} is one of the files to read", "write the picture elsewhere")
         picture.require_matplotlib()
+        ensure_folder(regular_target(histogram).parent)  # before long work
     ruler = Ruler(load_template(template), load_tokenizer(base) if base is not None else None, cutoff_len)
     known = Evaluation(text for name, path in named for text in texts_of(name, path)) if against else None
     found = survey(files, ruler, known, show)

@@ -1,7 +1,7 @@
 """One pass over the files: every row measured, compared and looked at; what is wrong collected by place.
 
 Holds a few numbers, the normalised text and an excerpt of each row, never the rows themselves, but for the samples to
-show. What repeats an earlier row is found at the end: what is form and not a likeness hangs on all rows.
+show. What leaks, and what repeats an earlier row, is found at the end: what is form, and no likeness, hangs on all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..corpus import Located, Triple, scan
 from ..likeness import duplicates
 from ..likeness.forms import Form
 from ..likeness.language import language_of
-from ..likeness.overlap import Evaluation
+from ..likeness.overlap import Evaluation, Meeting
 from .findings import (
     BARE,
     CONFLICT,
@@ -92,6 +92,7 @@ class _Compared:
     letters: int
     excerpt: str
     form: Form
+    meeting: Meeting | None
 
 
 class _Pass:
@@ -127,6 +128,7 @@ class _Pass:
                 if not source.rows and not source.broken:
                     self._found.findings.add(EMPTY_FILE, Finding(str(source.path), 0, "the file is empty", ""))
                 bar.advance(size - told)
+        self._leaks()
         self._repeats()
 
     def _add(self, located: Located, kind: str, detail: str, text: str) -> None:
@@ -149,13 +151,26 @@ class _Pass:
                 self._add(located, ENDLESS, "", question)
         self._rows += 1
         form = Form.of(row)
-        if self._found.evaluation is not None and (leak := self._found.evaluation.overlap(row, form)):
-            self._add(located, LEAK, leak, question)
-        else:  # a leak has to go, whatever it repeats or is repeated by
-            self._compared.append(_Compared(number, located.line, hash(row), _excerpt(question), form))
+        evaluation = self._found.evaluation
+        meeting = evaluation.meeting(row, form) if evaluation is not None else None
+        self._compared.append(_Compared(number, located.line, hash(row), _excerpt(question), form, meeting))
         for kind, detail in suspicions(row):
             self._add(located, kind, detail, question if not detail else row.output)
         self._draw(Shown(f"{located.path}:{located.line}", row, length))
+
+    def _leaks(self) -> None:
+        """Name every row that overlaps with the evaluation sets: it has to go, whatever else it repeats."""
+        evaluation, rows = self._found.evaluation, self._compared
+        if evaluation is None:
+            return
+        leaks = evaluation.overlaps(
+            [row.meeting for row in rows if row.meeting is not None], [row.form for row in rows]
+        )
+        for row, leak in zip(rows, leaks, strict=True):
+            if leak:
+                source = str(self._found.sources[row.source].path)
+                self._found.findings.add(LEAK, Finding(source, row.line, leak, row.excerpt))
+        self._compared = [row for row, leak in zip(rows, leaks, strict=True) if not leak]
 
     def _repeats(self) -> None:
         """Name every row that repeats an earlier one, of whichever file."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ import click
 
 from stellar_local.console import say, warn
 from stellar_local.errors import UsageError
-from stellar_local.files import atomic_text, ensure_folder
+from stellar_local.files import atomic_text, ensure_folder, real, regular_target
 
+from ..corpus import Triple
 from .phrasings import Names
 from .rows import make
 
@@ -50,13 +50,13 @@ def identity(out: Path, held_out: Path | None, seed: int, topic: str, **given: A
     """
     english, _, chinese = topic.partition("/")
     made = make(Names(topic=english, topic_zh=chinese, **given), seed)
-    if held_out and held_out.resolve() == out.resolve():
+    if held_out and real(held_out) == real(out):
         raise UsageError(f"--held-out and --out are the same file: {out}", "name two files")
-    ensure_folder(out.parent)
+    for path in filter(None, (out, held_out)):  # both, before one of them is written
+        ensure_folder(regular_target(path).parent)
     if held_out:
-        ensure_folder(held_out.parent)
         _write(held_out, (question.as_json() for question in made.questions))
-    _write(out, map(asdict, made.rows))
+    _write(out, map(Triple.as_dict, made.rows))
     if made.left_out:
         warn(f"{made.left_out} rows were left out: too near to a held-out question")
     say(f"{out}: {len(made.rows)} rows" + (f"; {held_out}: {len(made.questions)} questions" if held_out else ""))

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from train.corpus import Triple
-
+from ..corpus import Triple
 from .overlap import Measure, nearest
 from .phrasings import LANGUAGES, Names, Other, fill, others, outside_places, places, read
 from .scoring import plain

@@ -2,5 +2,5 @@
 
 Layers, left may import right:
 command > job > inputs, report, conversation, sheets > questions, columns > answers, phrasings > json_rows,
-text_table, workbook > table > outcome, choices (then likeness, corpus and stellar_local)
+text_table, workbook > table > outcome, choices (then likeness, corpus, table_text and stellar_local)
 """

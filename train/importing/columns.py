@@ -34,7 +34,7 @@ def find(header: tuple[str, ...], names: Names) -> Columns:
 
     Raises UsageError that names the columns there are and the option that decides.
     """
-    places = {role: _place(role, header, getattr(names, role)) for role in _ALIASES}
+    places = {role: _place(role, header, names) for role in _ALIASES}
     for role in ("instruction", "output"):
         if places[role] is None:
             raise UsageError(f"no column for the {role} in: {_listed(header)}", f"name it with --{role}-column")
@@ -45,14 +45,30 @@ def find(header: tuple[str, ...], names: Names) -> Columns:
     return Columns(places["instruction"], places["input"], places["output"])
 
 
-def _place(role: str, header: Sequence[str], name: str) -> int | None:
+@lru_cache(maxsize=1024)
+def lacking(header: tuple[str, ...], names: Names) -> tuple[str, ...]:
+    """The roles whose column is named and is not there."""
+    return tuple(role for role in _ALIASES if (name := getattr(names, role)) and not _named(header, name))
+
+
+def absent(role: str, header: Sequence[str], names: Names) -> UsageError:
+    """The error for a column that is named and is nowhere."""
+    return UsageError(f"--{role}-column {getattr(names, role)} is none of: {_listed(header)}", "check the name")
+
+
+def _named(header: Sequence[str], name: str) -> list[int]:
+    """Where columns of this name are: as it is written, else but for case and signs."""
+    found = [place for place, column in enumerate(header) if column == name]
+    return found or [place for place, column in enumerate(header) if key(column) == key(name)]
+
+
+def _place(role: str, header: Sequence[str], names: Names) -> int | None:
+    if name := getattr(names, role):
+        named = _named(header, name)
+        if not named:
+            raise absent(role, header, names)
+        return named[0]
     keys = [key(column) for column in header]
-    if name:
-        found = [place for place, column in enumerate(header) if column == name]
-        found = found or [place for place, column in enumerate(keys) if column == key(name)]
-        if not found:
-            raise UsageError(f"--{role}-column {name} is none of: {_listed(header)}", "check the name")
-        return found[0]
     if role in keys:
         return keys.index(role)
     found = [place for place, column in enumerate(keys) if column in _ALIASES[role]]

@@ -29,7 +29,7 @@ _FILE = click.Path(path_type=Path)
     type=click.IntRange(1, MOST),
     default=1,
     show_default=True,
-    help="Astro-QA: put each question in so many ways.",
+    help="Astro-QA: put each question in so many ways; a split into training and validation keeps them together.",
 )
 @click.option("--seed", default=42, show_default=True, help="Astro-QA: seed of the choice among phrasings.")
 @click.option(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stellar_local.errors import UsageError
@@ -16,7 +16,7 @@ from stellar_local.errors import UsageError
 from ..corpus import Triple
 from . import json_rows
 from .choices import Choices, Names
-from .columns import find
+from .columns import absent, find, lacking
 from .outcome import Outcome, Unusable, checked
 
 _ROLES = {
@@ -62,14 +62,25 @@ def stands_alone(question: str) -> bool:
 
 
 def outcomes(path: Path, choices: Choices, advance: Callable[[float], None]) -> Iterator[Outcome]:
-    """What became of each row of a JSON file; `advance` is told the bytes read. Raises StellarError for a bad file."""
+    """What became of each row of a JSON file; `advance` is told the bytes read.
+
+    Raises StellarError for a bad file, UsageError where no row has a key that `choices` names.
+    """
+    nowhere: dict[str, tuple[str, ...]] | None = None  # named keys that no row had so far, and the last row's keys
     for value in json_rows.read(path, advance):
         try:
             if value.problem:
                 raise Unusable(value.problem)
+            if isinstance(value.value, dict) and not _turns(value.value, choices):
+                keys = tuple(value.value)
+                missing = lacking(keys, choices.names)
+                nowhere = {role: keys for role in missing if nowhere is None or role in nowhere}
             yield _outcome(value.line, _conversation(value.value, choices), choices)
         except Unusable as reason:
             yield Outcome(value.line, reason=str(reason))
+    for role, keys in (nowhere or {}).items():
+        error = absent(role, keys, choices.names)
+        raise UsageError(f"{path}: {error.message}", error.hint)
 
 
 def _outcome(line: int, conversation: _Conversation, choices: Choices) -> Outcome:
@@ -97,23 +108,32 @@ def _outcome(line: int, conversation: _Conversation, choices: Choices) -> Outcom
 def _conversation(row: object, choices: Choices) -> _Conversation:
     if not isinstance(row, dict):
         raise Unusable("no JSON object")
-    if choices.format != "alpaca":
-        for name, who, what in (("conversations", "from", "value"), ("messages", "role", "content")):
-            if name in row:
-                return _of_turns(row, row[name], who, what, "ShareGPT" if name == "conversations" else "messages")
+    if turns := _turns(row, choices):
+        name, who, what = turns
+        return _of_turns(row, row[name], who, what, "ShareGPT" if name == "conversations" else "messages")
     if choices.format == "sharegpt":
         raise Unusable('neither "conversations" nor "messages"')
     return _of_triple(row, choices.names)
 
 
+def _turns(row: Mapping[str, object], choices: Choices) -> tuple[str, str, str] | None:
+    """The key that holds a row's turns, and theirs for who says what; None for a row that is no conversation."""
+    if choices.format == "alpaca":
+        return None
+    forms = (("conversations", "from", "value"), ("messages", "role", "content"))
+    return next((form for form in forms if form[0] in row), None)
+
+
 def _of_triple(row: Mapping[str, object], names: Names) -> _Conversation:
     keys = tuple(row)
+    for role in lacking(keys, names):
+        if role != "input":  # which may be empty, and is often left out then
+            raise Unusable(f"no {role}: no key {getattr(names, role)}")
+        names = replace(names, input="")
     try:
         columns = find(keys, names)
     except UsageError as error:
-        if names == Names():
-            raise Unusable(error.message) from error
-        raise
+        raise Unusable(error.message) from error
     given = None if columns.input is None else row[keys[columns.input]]
     exchange = (row[keys[columns.instruction]], given, row[keys[columns.output]])
     history = row.get("history") or []

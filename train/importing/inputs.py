@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stellar_local.errors import StellarError, UsageError
-from stellar_local.files import is_there
+from stellar_local.files import files_below, is_there, real
 
 JSON, TEXT, WORKBOOK = "json", "text", "workbook"
 _ENDINGS = {
@@ -44,7 +44,7 @@ def collect(given: Sequence[Path], out: Path, format: str) -> list[Path]:
         if not is_there(path):
             raise StellarError(f"not found: {path}", "check the path")
         if path.is_dir():
-            if out.resolve().is_relative_to(path.resolve()) and reader(out) in _READERS[format]:
+            if real(out).is_relative_to(real(path)) and reader(out) in _READERS[format]:
                 raise UsageError(f"--out {out} lies in {path}, which is imported", "write it outside of that folder")
             files = _below(path, format)
             if not files:
@@ -55,21 +55,14 @@ def collect(given: Sequence[Path], out: Path, format: str) -> list[Path]:
         else:
             files = [path]
         for file in files:
-            found.setdefault(file.resolve(), file)
-    if out.resolve() in found:
+            found.setdefault(real(file), file)
+    if real(out) in found:
         raise UsageError(f"--out {out} is one of the files to import", "write it elsewhere")
     return list(found.values())
 
 
 def _below(folder: Path, format: str) -> list[Path]:
-    """The files below a folder, without hidden ones and those that Excel leaves while it has a workbook open."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if reader(path) in _READERS[format]
-        and not any(part.startswith((".", "~$")) for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    return [path for path in files_below(folder) if reader(path) in _READERS[format]]
 
 
 def _endings(format: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
@@ -99,7 +98,8 @@ class _Writer:
 
     def add(self, triples: Sequence[Triple]) -> None:
         for triple in triples:
-            self._handle.write(self._between + json.dumps(asdict(triple), ensure_ascii=False))
+            row = triple.as_dict() | ({"asks": triple.asks} if triple.asks else {})
+            self._handle.write(self._between + json.dumps(row, ensure_ascii=False))
             self._between = ",\n" if self._as_list else "\n"
 
     def end(self) -> None:

@@ -56,6 +56,8 @@ def _is_list(path: Path) -> bool:
             begins = file.read(1 << 12).removeprefix(_BOM).lstrip()
     except OSError as error:
         raise explain(error, path, "read") from error
+    if not begins and not path.stat().st_size:
+        raise StellarError(f"the file is empty: {path}", "check that it was copied whole")
     if begins[:1] not in (b"[", b"{"):
         raise StellarError(f"this is neither a JSON list nor JSON lines: {path}", "check that it is the right file")
     return begins.startswith(b"[")

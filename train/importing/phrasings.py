@@ -31,7 +31,8 @@ def table() -> dict[str, dict[str, list[dict[str, str]]]]:
 def put(language: str, kind: str, values: Mapping[str, str], number: int, seed: int) -> tuple[Triple, ...]:
     """`number` triples of one question, each in another phrasing, chosen by `seed` and the question itself.
 
-    So the choice does not change when rows are added or removed elsewhere. `values` are inserted once, never read.
+    So the choice does not change when rows are added or removed elsewhere. `values` are inserted once, never read. The
+    triples say what they ask, the question with its options: so that a split does not part them.
     """
     filled = [triple for phrasing in table()[language][kind] if (triple := _filled(phrasing, values))]
     chosen = random.Random(f"{seed} {kind} {values['question']}").sample(range(len(filled)), number)
@@ -45,7 +46,7 @@ def _filled(phrasing: Mapping[str, str], values: Mapping[str, str]) -> Triple | 
     instruction, given = _fill(phrasing["instruction"], values), _fill(phrasing.get("input", ""), values)
     if instruction is None or given is None or output is None:
         return None
-    return Triple(instruction, given, output)
+    return Triple(instruction, given, output, "\n".join(filter(None, (values["question"], values.get("options")))))
 
 
 def _fill(text: str, values: Mapping[str, str]) -> str | None:

@@ -95,7 +95,8 @@ def subjective(question: str, answer: str, type: str, prompt: str, count: str) -
     _asked(question)
     if not answer:
         raise Unusable("no answer")
-    holds = count.isdigit() and abs(int(count) - len(answer)) <= _COUNT_SLACK * len(answer)
+    whole = count.isdecimal() and len(count) < 10  # isdigit would take ② and ²
+    holds = whole and abs(int(count) - len(answer)) <= _COUNT_SLACK * len(answer)
     values = {"question": question, "answer": answer, "prompt": prompt, "count": count if holds else ""}
     is_term = any(word in type.casefold() for word in ("名词", "术语", "term"))
     return Question("terminology" if is_term else "short answer", values)

@@ -1,4 +1,4 @@
-"""CSV and TSV files → tables of texts: encoding, delimiter, quoted fields. Knows no columns."""
+"""CSV and TSV files → tables of texts: rows and quoted fields. Knows no columns."""
 
 from __future__ import annotations
 
@@ -8,54 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stellar_local.errors import StellarError
-from stellar_local.files import explain, require_file
 
+from ..table_text import decoded, delimiter
 from .table import Line, Table, of_lines
-
-_BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
-_DELIMITERS = (",", "\t", ";")
-_COMMON = 0.8  # of the characters of Chinese text at least so many are in GB 2312, of misread text hardly any
 
 
 def read(path: Path) -> Table:
     """The table of a text file. Raises StellarError where it is no text, or empty."""
-    require_file(path, "table")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise explain(error, path, "read") from error
-    text, encoding = _decoded(data, path)
+    text, encoding = decoded(path)
     notes = [] if encoding.startswith("utf-8") else [f"read as {encoding.upper()}"]
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(text)
-    table = of_lines("", _lines(text, delimiter), notes)
+    sign = "\t" if path.suffix.lower() == ".tsv" else delimiter(text)
+    table = of_lines("", _lines(text, sign), notes)
     if table is None:
         raise StellarError(f"the table is empty: {path}", "check that it is the right file")
     return table
-
-
-def _decoded(data: bytes, path: Path) -> tuple[str, str]:
-    """The text and its encoding: what the byte-order mark says, else UTF-8, else what Chinese Excel writes."""
-    named = next((encoding for bom, encoding in _BOMS if data.startswith(bom)), None)
-    try:
-        return data.decode(named or "utf-8"), named or "utf-8"
-    except UnicodeDecodeError as error:
-        place = f"byte {error.start}"
-    if named is None:
-        try:
-            text = data.decode("gb18030")
-        except UnicodeDecodeError:
-            text = ""
-        # Bytes of Western text often pass for GB 18030, but never for the common characters of GB 2312.
-        foreign = "".join(char for char in text if ord(char) > 127)
-        if foreign and len(foreign.encode("gb2312", "ignore")) >= 2 * _COMMON * len(foreign):
-            return text, "gb18030"
-    raise StellarError(f"this is neither UTF-8 nor GB 18030 text: {path} ({place})", "save it as UTF-8")
-
-
-def _delimiter(text: str) -> str:
-    """The sign that cuts the first line that is not empty into the most columns."""
-    first = next((line for line in text.split("\n") if line.strip()), "")
-    return max(_DELIMITERS, key=lambda sign: len(next(csv.reader([first], delimiter=sign))))
 
 
 def _lines(text: str, delimiter: str) -> Iterator[Line]:

@@ -1,7 +1,9 @@
 """Rows that say what an earlier row says: the same but for form, the same question, nearly the same.
 
 The first of several always stays; the others are given with the row that they repeat. Rows that are left repeat
-nothing, in whatever order one looks at them again: `stellar data check` finds none in what `stellar data build` wrote.
+nothing, in whatever order one looks at them again, as long as the same is form: `stellar data check` finds none in what
+`stellar data build` wrote, unless so much of a task went that what is left of it is too little to tell its wording from
+what its rows say.
 """
 
 from __future__ import annotations
@@ -39,8 +41,11 @@ class Rules:
     one_answer: bool = True
 
 
-def repeats(forms: Sequence[Form], rules: Rules, kept: Sequence[bool] = ()) -> list[Repeat]:
-    """All repetitions, by row. Rows that are `kept` repeat nothing, but others may repeat them.
+def repeats(
+    forms: Sequence[Form], rules: Rules, kept: Sequence[bool] = (), likeness: Likeness | None = None
+) -> list[Repeat]:
+    """All repetitions, by row. Rows that are `kept` repeat nothing, but others may repeat them. `likeness` knows what
+    is form, where that hangs on more rows than these.
 
     Near duplicates have instruction, input and answer each at least `near` alike, and the same numbers in all, since
     another number is another problem.
@@ -55,45 +60,61 @@ def repeats(forms: Sequence[Form], rules: Rules, kept: Sequence[bool] = ()) -> l
             left.append(row)
         else:
             found.append(Repeat(SAME, row, first))
-    likeness = counted([forms[row].whole for row in left]) if rules.near is not None else None
-    # Among fewer rows less is form (see `similar`), and then others may be alike: until there are none.
-    while new := list(_looked_through(forms, left, rules, kept, likeness)):
+    near = None
+    if rules.near is not None:
+        # What is form is decided once, on the rows as they came. Were it decided anew among those that are left, the
+        # wording of a task might count as what its rows say once some have gone, and then nearly all of them would go.
+        near = Near(
+            rules.near,
+            [forms[row].whole for row in left],
+            counted([forms[row] for row in left]) if likeness is None else likeness,
+        )
+    places = list(range(len(left)))
+    # In a crowd only some are compared (see `sketches`), and among those that are left others: until there are none.
+    while new := list(_looked_through(forms, left, places, rules, kept, near)):
         found += new
         gone = {repeat.row for repeat in new}
-        left = [row for row in left if row not in gone]
-        if likeness is None:
+        places = [place for place in places if left[place] not in gone]
+        if near is None:
             break
-        likeness.forget(forms[row].whole for row in gone)
     return sorted(found, key=lambda repeat: repeat.row)
 
 
 def _looked_through(
-    forms: Sequence[Form], rows: Sequence[int], rules: Rules, kept: Sequence[bool], likeness: Likeness | None
+    forms: Sequence[Form],
+    rows: Sequence[int],
+    places: Sequence[int],
+    rules: Rules,
+    kept: Sequence[bool],
+    near: Near | None,
 ) -> Iterator[Repeat]:
-    """One pass: each row that repeats one that stays."""
-    near = None
-    if rules.near is not None and likeness is not None:
-        near = Near(rules.near, [forms[row].whole for row in rows], likeness)
+    """One pass over the rows at these places, by which `near` knows them: each that repeats one that stays."""
+    if near is not None:
+        near.begin(places)
     questions: dict[str, int] = {}
-    for item, row in enumerate(shown(rows, len(rows), "comparing rows")):
+    for place in shown(places, len(places), "comparing rows"):
+        row = rows[place]
         form = forms[row]
         if not kept[row]:
             if rules.one_answer and form.question in questions:
                 yield Repeat(SAME_QUESTION, row, questions[form.question])
                 continue
-            if near is not None and (twin := near.find(item)):
+            if near is not None and (twin := near.find(place)):
                 yield Repeat(NEAR, row, rows[twin[0]], twin[1])
                 continue
         if near is not None:
-            near.add(item)
+            near.add(place)
         questions.setdefault(form.question, row)
 
 
-def counted(items: Sequence[Texts]) -> Likeness:
-    """The likeness of items, which knows what is form among them."""
+def counted(forms: Sequence[Form]) -> Likeness:
+    """The likeness of rows, which knows what is form among them; those that are the same count once."""
     likeness = Likeness()
-    for texts in shown(items, len(items), "counting what is common"):
-        likeness.count(texts)
+    seen: set[tuple[str, str]] = set()
+    for form in shown(forms, len(forms), "counting what is common"):
+        if (key := (form.question, form.answer)) not in seen:
+            seen.add(key)
+            likeness.count(form.whole)
     return likeness
 
 
@@ -109,11 +130,16 @@ class Near:
         self._likeness = likeness
         self._sketcher = sketcher = Sketcher(threshold)
         self._sketches = np.empty((len(items), sketcher.size), np.uint32)
-        keys = np.empty((len(items), sketcher.bands), np.uint64)
+        self._keys = np.empty((len(items), sketcher.bands), np.uint64)
         for item, texts in enumerate(shown(items, len(items), "looking for what is alike")):
             self._sketches[item] = sketcher.sketch(likeness.all_telling(texts))
-            keys[item] = sketcher.keys(self._sketches[item], _figures(texts) if self._exact else b"")
-        self._neighbours = Neighbours(keys, of_questions)
+            self._keys[item] = sketcher.keys(self._sketches[item], _figures(texts) if self._exact else b"")
+        self._neighbours = Neighbours(self._keys, of_questions)
+
+    def begin(self, items: Sequence[int]) -> None:
+        """Look at these items alone, none of which is added yet."""
+        if len(items) < len(self._items):
+            self._neighbours = Neighbours(self._keys, among=items)
 
     def add(self, item: int) -> None:
         """Let others be found near to this item."""

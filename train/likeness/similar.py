@@ -3,12 +3,12 @@
 A text's pieces are its runs of characters, 3 where most of it is Chinese and 5 elsewhere: about two words in both, and
 long enough that any two long texts are not alike. Pieces that stand in more than 100 rows and in two of a thousand are
 form, such as an instruction that a whole task shares, and do not count: else all rows of such a task would be alike.
-What is form hangs on all rows that are compared: among fewer rows, less is.
+What is form hangs on the rows that are counted, once and for all: those that later go make nothing else of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -50,25 +50,20 @@ def all_pieces(texts: Texts) -> Pieces:
 class Likeness:
     """Compares rows' texts by the pieces that are not form; all rows are counted first.
 
-    `telling` gives the pieces of a text in a place that are not form; it remembers the last ones it was asked for.
+    `telling` gives the pieces of a text in a place that are not form, `whole` all of them; both remember the last ones
+    they were asked for.
     """
 
     def __init__(self) -> None:
         self._rows = 0
         self._counts = np.zeros(1 << _BUCKETS, np.uint32)
         self.telling: Callable[[str, int], Pieces] = lru_cache(_REMEMBERED)(self._telling)
+        self.whole: Callable[[str, int], Pieces] = lru_cache(_REMEMBERED)(pieces)
 
     def count(self, texts: Texts) -> None:
         """Take notice of which pieces a row has."""
         self._rows += 1
         self._counts[_distinct(_bucket(all_pieces(texts)))] += 1
-
-    def forget(self, rows: Iterable[Texts]) -> None:
-        """Rows that were counted are no longer among those that are compared."""
-        for texts in rows:
-            self._rows -= 1
-            self._counts[_distinct(_bucket(all_pieces(texts)))] -= 1
-        self.telling = lru_cache(_REMEMBERED)(self._telling)
 
     def _telling(self, text: str, place: int) -> Pieces:
         own = pieces(text, place)
@@ -97,11 +92,13 @@ class Likeness:
     def _share(self, first: str, second: str, place: int, least: float) -> float:
         one, other = self.telling(first, place), self.telling(second, place)
         if not (len(one) and len(other)):
-            one, other = pieces(first, place), pieces(second, place)
+            one, other = self.whole(first, place), self.whole(second, place)
         fewer, more = sorted((len(one), len(other)))
         if not fewer or fewer < least * more:
             return 0.0
-        shared = len(np.intersect1d(one, other, assume_unique=True))
+        both = np.concatenate([one, other])
+        both.sort(kind="stable")  # two runs that are sorted already are merged
+        shared = int(np.count_nonzero(both[1:] == both[:-1]))
         return shared / (fewer + more - shared)
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 _HASHES = 128  # of a sketch, at most
 _MISSED = 0.01  # the share of pairs at the threshold that may be missed
 _CROWD = 32  # items that share a band, from which on only so many of them are compared with all: else time explodes
+_CLOSEST = 32  # others that one item is truly compared with: rows of one pattern look promising by the hundred
 _CHUNK = 4096  # pieces that are hashed at once, so that a text of any length takes little memory
 _TOP = np.uint64(32)
 
@@ -67,29 +68,37 @@ class Sketcher:
         return keys
 
     def promising(self, sketch: Sketches, others: Sketches) -> npt.NDArray[np.intp]:
-        """Which of the other sketches agree with this one so far that their pieces may be at the threshold."""
-        return np.flatnonzero((others == sketch).mean(axis=1) >= self._least)
+        """Which of the other sketches agree with this one so far that their pieces may be at the threshold, in their
+        order; of very many those that agree most.
+        """
+        agree = (others == sketch).mean(axis=1)
+        found = np.flatnonzero(agree >= self._least)
+        if len(found) > _CLOSEST:
+            found = np.sort(found[np.argsort(-agree[found], kind="stable")[:_CLOSEST]])
+        return found
 
 
 class Neighbours:
     """Items, by number, that may be alike: `of` gives those that were added and share a band with one.
 
-    Only the first `known` items are ever added. In a crowd each is compared with the same few; which, their keys say.
+    Only the first `known` items are ever added. `among`: there are no other items than these. In a crowd each is
+    compared with the same few; which, their keys say.
     """
 
-    def __init__(self, keys: Hashes, known: int | None = None) -> None:
+    def __init__(self, keys: Hashes, known: int | None = None, among: Sequence[int] | None = None) -> None:
         count, width = keys.shape
         known = count if known is None else known
+        there = np.arange(count) if among is None else np.asarray(among, np.int64)
         self._crowds: dict[int, int] = {}  # that are greater than _CROWD: bucket → how many were added
         self._central = np.zeros((count, width), bool)  # the few of a crowd
         self._buckets = np.full((count, width), -1, np.int32)  # -1: no other item has this key
         marks = keys.sum(axis=1, dtype=np.uint64)
         number = 0
         for band in range(width):
-            order = np.argsort(keys[:, band], kind="stable")
+            order = there[np.argsort(keys[there, band], kind="stable")]
             ordered = keys[order, band]
-            begins = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if count else np.empty(0, np.int64)
-            sizes = np.diff(np.r_[begins, count])
+            begins = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(there) else np.empty(0, np.int64)
+            sizes = np.diff(np.r_[begins, len(there)])
             for begin, size in zip(begins[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
                 members = order[begin : begin + size]
                 self._buckets[members, band] = number
