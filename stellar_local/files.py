@@ -28,6 +28,8 @@ def explain(error: OSError, path: Path | str, doing: str) -> StellarError:
     reason = error.strerror or str(error)
     hint = {
         "No space left on device": "free some space there or choose another folder",
+        "Disk quota exceeded": "free some space there or choose another folder",
+        "File too large": "raise the limit on the size of files, or choose a folder on another file system",
         "Permission denied": "change its permissions"
         if doing == "read"
         else "choose a folder you may write to, or change its permissions",

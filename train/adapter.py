@@ -25,6 +25,15 @@ def linear_names(model: Any) -> list[str]:
     return list(dict.fromkeys(name.rsplit(".", 1)[-1] for name, part in modules if isinstance(part, torch.nn.Linear)))
 
 
+def check_modules(names: Sequence[str], available: Sequence[str]) -> None:
+    """Raise UsageError where an adapter is asked for on a module that the base lacks."""
+    if unknown := [name for name in names if name not in (*available, ALL_LINEAR)]:
+        raise UsageError(
+            f"the base model has no module named {', '.join(unknown)}",
+            f"choose among {', '.join(available)}, or {ALL_LINEAR}",
+        )
+
+
 def add_lora(model: Any, config: TrainConfig) -> tuple[Any, int]:
     """Give `model` LoRA layers as `config` says; returns the PEFT model and its number of A, B pairs.
 
@@ -34,13 +43,9 @@ def add_lora(model: Any, config: TrainConfig) -> tuple[Any, int]:
 
     available = linear_names(model)
     names: Sequence[str] = config.lora_target_modules
-    if tuple(names) == (ALL_LINEAR,):
+    check_modules(names, available)
+    if ALL_LINEAR in names:
         names = available
-    if unknown := [name for name in names if name not in available]:
-        raise UsageError(
-            f"the base model has no module named {', '.join(unknown)}",
-            f"choose among {', '.join(available)}, or {ALL_LINEAR}",
-        )
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.lora_r,
@@ -86,7 +91,10 @@ def verify_adapter(folder: Path, pairs: int) -> None:
     if not all(bool(weight.isfinite().all()) for weight in weights.values()):
         raise ModelError(f"the saved adapter holds numbers that are not finite: {path}", "lower --learning-rate")
     if not any(bool(weights[name].any()) for name in ups):
-        raise ModelError(f"the saved adapter changes nothing, every B is zero: {path}", "raise --learning-rate")
+        raise ModelError(
+            f"the saved adapter changes nothing, every B is zero: {path}",
+            "raise --learning-rate, or lower --warmup-steps",
+        )
 
 
 def load_weights(model: Any, folder: Path) -> None:

@@ -156,9 +156,10 @@ def fit(sample: Sample, encoding: Encoding) -> list[Sample]:
 
 
 def hold_out(samples: Sequence[Sample], size: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Split into (training, validation) by a seeded draw; `size` is a number of rows, or a fraction below 1.
+    """Split into (training, validation) by a seeded draw.
 
-    All parts of a row come to the same side: they share tokens. Raises StellarError if nothing is left to train on.
+    `size` is a number of rows, or a fraction below 1: one row at least, as who asks for validation should get it. All
+    parts of a row come to the same side: they share tokens. Raises StellarError if nothing is left to train on.
     """
     rows: list[list[Sample]] = []
     for sample in samples:
@@ -166,7 +167,7 @@ def hold_out(samples: Sequence[Sample], size: float, seed: int) -> tuple[list[Sa
             rows[-1].append(sample)
         else:
             rows.append([sample])
-    count = int(size) if size >= 1 else round(size * len(rows))
+    count = int(size) if size >= 1 else max(size > 0, round(size * len(rows)))
     if count >= len(rows):
         raise StellarError(
             f"--val-set-size {size:g} takes all of the {len(rows)} rows", "choose a smaller number, or 0 for none"

@@ -88,7 +88,7 @@ class Display:
             self._tenth = tenth
             where = self._position_text.replace("  ", ", ")
             times = [f"{clock_time(now - self._begun)} elapsed", *self._left(now)]
-            say(", ".join([f"training: {min(100, 10 * tenth)}%", where, *self._measured, *times]))
+            say(", ".join([f"training: {100 * stats.step // max(self._steps, 1)}%", where, *self._measured, *times]))
 
     def evaluation(self, loss: float, best: bool) -> None:
         """The validation loss after the step shown last; `best`: no earlier one was lower."""

@@ -24,6 +24,7 @@ from .config import TrainConfig
 RECORD, TEMPLATE, CHECKPOINTS = "training.json", "template.json", "checkpoints"
 LOG, EVENTS, CURVE = "log.csv", "tensorboard", "loss.png"
 _RUN, _COURSE, _BEST, _COMPLETE, _PREFIX = "run.json", "course.json", "best", "complete", "checkpoint-"
+_PARTS = (_COURSE, ADAPTER_WEIGHTS, "optimizer.pt", "scheduler.pt", "trainer_state.json")
 _HASHED = ("data", "val_data", "template", "base_config", "resume_from_checkpoint")
 _OVERWRITE = "give another --out, or --overwrite to start anew"
 
@@ -121,8 +122,14 @@ class RunFolder:
                 shutil.rmtree(path, ignore_errors=True)
 
     def course(self, checkpoint: Path) -> dict[str, Any]:
-        """What `commit` was given with this checkpoint. Raises ModelError where it is damaged."""
+        """What `commit` was given with this checkpoint. Raises ModelError where it is damaged or a part is missing."""
+        check_parts(checkpoint)
         return _read(checkpoint / _COURSE) or {}
+
+    def dtype(self) -> str:
+        """The precision of the base in which this run began; "" where it is still to begin."""
+        last = None if self._overwrite else self.last_checkpoint()
+        return str(self.course(last).get("dtype", "")) if last else ""
 
     @property
     def best(self) -> Path:
@@ -171,6 +178,12 @@ def is_checkpoint(folder: Path) -> bool:
     return (folder / _COMPLETE).is_file() and step_of(folder) > 0
 
 
+def check_parts(checkpoint: Path) -> None:
+    """Raise ModelError where a part is missing: Transformers would go on, silently and to another result."""
+    if missing := [name for name in _PARTS if not (checkpoint / name).is_file()]:
+        raise ModelError(f"the checkpoint lacks {missing[0]}: {checkpoint}", "begin anew with --overwrite")
+
+
 def step_of(checkpoint: Path) -> int:
     """The optimizer step a checkpoint was written after; -1 for what has no checkpoint's name."""
     number = checkpoint.name.removeprefix(_PREFIX)
@@ -181,7 +194,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        data = json.loads(read_text(path, "record of a run"))
+        data = json.loads(read_text(path, "record of a run", errors="replace"))
     except (ValueError, RecursionError) as error:
         raise ModelError(f"the record of a run is damaged: {path}", _OVERWRITE) from error
     return data if isinstance(data, dict) else {}

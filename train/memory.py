@@ -57,6 +57,7 @@ _SIZES = {  # a layer's linear weights: columns and rows, by the fields of Shape
     "up_proj": ("hidden", "intermediate"),
     "down_proj": ("intermediate", "hidden"),
 }
+MODULES = tuple(_SIZES)
 # Modules that read the same tensor; without dropout it is kept once for all their adapters.
 _INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("down_proj",))
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
+from stellar_local.errors import StellarError
 from stellar_local.plan.hardware import available_memory
 
 from .budget import budget
@@ -35,12 +36,30 @@ class Plan:
 
 
 def planned(
-    config: TrainConfig, base: Mapping[str, Any], place: Place, samples: Sequence[Sample], steps: Steps
+    config: TrainConfig,
+    base: Mapping[str, Any],
+    place: Place,
+    samples: Sequence[Sample],
+    steps: Steps,
+    began: str = "",
 ) -> Plan:
     """Choose precision, tokens at once and what lies where, and say so. Raises UsageError and ModelError.
 
-    `samples` may hold more than the steps are made of: the held-out ones, which are computed too.
+    `samples` may hold more than the steps are made of: the held-out ones, which are computed too. `began` is the
+    precision of a run that goes on, which it keeps whatever is free by now.
     """
+    if not began or began == config.dtype:
+        return _planned(config, base, place, samples, steps)
+    try:
+        return _planned(replace(config, dtype=began), base, place, samples, steps)
+    except StellarError as error:
+        error.hint = f"this run began in {began}: go on where that can be, or begin anew with --overwrite"
+        raise
+
+
+def _planned(
+    config: TrainConfig, base: Mapping[str, Any], place: Place, samples: Sequence[Sample], steps: Steps
+) -> Plan:
     kind = place.device.type
     longest = max(len(sample.ids) for sample in samples)
     wish = Wish(

@@ -21,15 +21,17 @@ from stellar_local.files import ensure_folder, exclusive, sha256
 from stellar_local.native.cores import spin_briefly
 from stellar_local.prompts import Template, load_template
 
-from .adapter import ADAPTER_FILES, add_lora, load_weights, save_adapter, verify_effect
+from .adapter import ADAPTER_FILES, add_lora, check_modules, load_weights, save_adapter, verify_effect
 from .base import PACKAGES, check_base, load_base, quiet, require_packages
+from .budget import parse_memory
 from .config import TrainConfig
 from .corpus import read
 from .curve import draw
 from .dataset import Counts, Encoding, Sample, encode_all, hold_out
 from .display import Display
-from .folder import CURVE, EVENTS, LOG, RunFolder, fingerprint, is_checkpoint, step_of
+from .folder import CURVE, EVENTS, LOG, RunFolder, check_parts, fingerprint, is_checkpoint, step_of
 from .logs import RunLog, read_log
+from .memory import MODULES
 from .placing import RANK, Place, find_place, peak, tell, wait_for_all
 from .planning import Plan, planned, tell_peak
 from .steps import Steps
@@ -58,6 +60,9 @@ def train(config: TrainConfig, overwrite: bool = False) -> Path:
     spin_briefly()
     template = load_template(config.template)
     base = check_base(config.base)
+    # Known to be wrong only once data and base are loaded, these would cost minutes.
+    check_modules(config.lora_target_modules, MODULES)
+    parse_memory(config.memory)
     start = _start(config)
     data = _prepare(config, template, base)
     run = RunFolder(config.out, fingerprint(config, template.source))
@@ -105,6 +110,8 @@ def _tell_counts(data: Prepared, config: TrainConfig) -> None:
     tell("; ".join([line, *_not_whole(counts, config.cutoff_len)]))
     if data.held_out and (words := _not_whole(data.held_out, config.cutoff_len)):
         tell(f"of the rows of --val-data: {'; '.join(words)}")
+    if config.warmup_steps >= len(data.steps) and RANK == 0:
+        warn(f"--warmup-steps {config.warmup_steps}: the run has {len(data.steps)}, and never reaches --learning-rate")
 
 
 def _not_whole(counts: Counts, cutoff: int) -> list[str]:
@@ -119,6 +126,8 @@ def _start(config: TrainConfig) -> Path | None:
     if not config.resume_from_checkpoint:
         return None
     folder = Path(config.resume_from_checkpoint)
+    if config.out.resolve() == folder.resolve():
+        raise UsageError(f"--resume-from-checkpoint and --out are both {folder}", "give another --out")
     if config.out.resolve() in folder.resolve().parents:  # this run's own, from which it goes on anyway
         return None
     if not is_checkpoint(folder) and not any((folder / name).is_file() for name in ADAPTER_FILES):
@@ -126,6 +135,8 @@ def _start(config: TrainConfig) -> Path | None:
             f"--resume-from-checkpoint {folder} holds neither a checkpoint nor an adapter",
             f"give a folder with {ADAPTER_FILES[0]}; a run that was stopped goes on without this option",
         )
+    if is_checkpoint(folder):
+        check_parts(folder)
     return folder
 
 
@@ -145,8 +156,7 @@ def _fit(
         torch.set_num_threads(config.threads)
     began = time.monotonic()
     place = find_place()
-    plan = planned(config, base, place, [*data.train, *data.validation], data.steps)
-    _check_precision(run, plan.choice.setup.dtype)
+    plan = planned(config, base, place, [*data.train, *data.validation], data.steps, run.dtype())
     set_seed(config.seed)
     with explained(config, run):
         model = load_base(config.base, plan.choice.setup.dtype, place.device)
@@ -194,17 +204,6 @@ def _fit(
             "versions": _versions(plan.choice.setup.dtype),
         }
         run.finish(chosen, template.source, record)
-
-
-def _check_precision(run: RunFolder, dtype: str) -> None:
-    """Raise ModelError where the run would go on in another precision: its adapter would be another one."""
-    own = run.last_checkpoint()
-    before = run.course(own).get("dtype") if own else None
-    if before and before != dtype:
-        raise ModelError(
-            f"this run began with the base in {before}, and with the memory that it has now it would go on in {dtype}",
-            "give it what it had (see --memory), or begin anew with --overwrite",
-        )
 
 
 def _versions(dtype: str) -> dict[str, str]:
@@ -269,7 +268,7 @@ class _Loop:
             log = display = None
             if RANK == 0:
                 log = stack.enter_context(closing(RunLog(config.out, done, LOG, EVENTS)))
-                display = stack.enter_context(Display(len(data.steps), done, config.epochs))
+                display = stack.enter_context(Display(len(data.steps), done, data.steps.epochs))
             watch = Watch(config, self._folder, data.steps, course, log, display, self._asked, self._pairs)
             trainer = PackedTrainer(
                 model=self._model,

@@ -35,6 +35,11 @@ class Steps(Sequence[list[int]]):
             self._epoch, self._order = epoch, self._batches(epoch)
         return self._order[place]
 
+    @property
+    def epochs(self) -> float:
+        """The passes over the data that the run makes: not always what was asked, as a step is never cut."""
+        return round(self._count / self.per_epoch, 2)
+
     def ends_epoch(self, done: int) -> bool:
         """Whether a pass over the data, or the run, is complete after `done` steps."""
         return done % self.per_epoch == 0 or done == self._count

@@ -5,10 +5,12 @@ Knows signals and the errors of torch, safetensors and the operating system.
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pickle import UnpicklingError
 
 from stellar_local.errors import ModelError, StellarError, UsageError
 from stellar_local.files import explain
@@ -72,8 +74,11 @@ def explained(config: TrainConfig, run: RunFolder) -> Iterator[None]:
     """Turn what the machine may run out of, memory or disk, and what a checkpoint may lack, into our errors."""
     from safetensors import SafetensorError
 
+    damaged = ModelError("the checkpoint is damaged: it cannot be read", "begin anew with --overwrite")
     try:
         yield
+    except (UnpicklingError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise damaged from error
     except OSError as error:
         raise explain(error, run.out, "write to") from error
     except (MemoryError, RuntimeError, ValueError, SafetensorError) as error:
@@ -88,7 +93,7 @@ def explained(config: TrainConfig, run: RunFolder) -> Iterator[None]:
         if full or (isinstance(error, SafetensorError) and "I/O error" in text):
             raise StellarError(f"cannot write a checkpoint to {run.checkpoints}", "free some space there") from error
         if "PytorchStreamReader" in text or isinstance(error, SafetensorError):
-            raise ModelError("the checkpoint is damaged: it cannot be read", "begin anew with --overwrite") from error
+            raise damaged from error
         if "parameter group" in text:
             raise UsageError(
                 "the checkpoint is of a run with another optimizer", "give its own --loraplus-ratio"

@@ -32,7 +32,7 @@ class Course:
     stale: int = 0  # evaluations since the best one
     samples: int = 0  # the micro-batch's limit, which may have been lowered; 0: none
     tokens: int = 0
-    dtype: str = ""  # the base's precision
+    dtype: str = ""  # the base's precision: what is free may be other by now, but half a run has no other precision
     validation: list[list[float]] = field(default_factory=list)  # [step, loss] of each evaluation
 
     def limit(self, planned: Limit) -> Limit:

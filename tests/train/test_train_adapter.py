@@ -204,15 +204,32 @@ def test_a_checkpoint_of_another_optimizer_is_refused(spm_base: Path, train_rows
     assert "--loraplus-ratio" in caught.value.hint
 
 
-@pytest.mark.parametrize("name", ["optimizer.pt", WEIGHTS])
-def test_a_damaged_checkpoint_is_one_sentence(name: str, spm_base: Path, train_rows: Path, tmp_path: Path) -> None:
+STATE = ["optimizer.pt", "scheduler.pt", "trainer_state.json", "course.json", WEIGHTS]
+
+
+@pytest.mark.parametrize("content", [None, "cut", b"", b"\xff{"], ids=["missing", "cut", "empty", "garbage"])
+@pytest.mark.parametrize("name", STATE)
+def test_a_damaged_checkpoint_is_one_sentence(
+    name: str, content: Any, spm_base: Path, train_rows: Path, tmp_path: Path
+) -> None:
+    """Without optimizer, schedule or course, Transformers would go on to another result."""
     config = settings(spm_base, train_rows, tmp_path / "first", save_steps=4)
     a_checkpoint(spm_base, train_rows, tmp_path, 4)
     damaged = config.out / "checkpoints" / "checkpoint-4" / name
-    damaged.write_bytes(damaged.read_bytes()[:200])
-    with pytest.raises(StellarError, match="checkpoint is damaged") as caught:
+    if content is None:
+        damaged.unlink()
+    else:
+        damaged.write_bytes(damaged.read_bytes()[:20] if content == "cut" else content)
+    with pytest.raises(StellarError, match="checkpoint lacks" if content is None else "damaged") as caught:
         train(config)
     assert "--overwrite" in caught.value.hint
+    if content is None:
+        other = settings(spm_base, train_rows, tmp_path / "other", resume_from_checkpoint=str(damaged.parent))
+        with pytest.raises(StellarError, match=f"checkpoint lacks {name}"):
+            train(other)
+        return
+    if name != "optimizer.pt":
+        return
     train(config, overwrite=True)
 
 

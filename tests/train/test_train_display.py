@@ -64,7 +64,7 @@ def test_a_short_run_has_no_more_lines_than_steps(capsys: pytest.CaptureFixture[
         for step in range(1, 4):
             display.step(stats(step))
     assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()[1:]] == [
-        *("training: 30%", "training: 60%", "training: 100%")
+        *("training: 33%", "training: 66%", "training: 100%")
     ]
 
 

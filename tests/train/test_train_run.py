@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,34 +179,58 @@ def test_a_run_may_go_on_with_other_settings_of_memory(
     same(train(settings(spm_base, train_rows, tmp_path / "out", **values, **other)), whole, near=1e-5)
 
 
-def test_a_run_does_not_go_on_in_another_precision(
+def test_a_run_goes_on_in_the_precision_in_which_it_began(
     spm_base: Path, train_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What --dtype auto chooses hangs on the memory that is free; the adapter would be another run's."""
-    from train import run
-
-    config = settings(spm_base, train_rows, tmp_path / "out")
-    commit, plan = RunFolder.commit, run.planned
+    """What is free decides it where nothing was asked for, and may be other on the day after."""
+    commit = RunFolder.commit
 
     def die(self: Any, step: int, course: Any) -> None:
-        commit(self, step, course)
+        assert course["dtype"] == "float32"
+        commit(self, step, {**course, "dtype": began})
         raise SystemExit(9)
 
-    def narrower(*given: Any) -> Any:
-        made = plan(*given)
-        return replace(made, choice=replace(made.choice, setup=replace(made.choice.setup, dtype="bfloat16")))
+    began, out = "bfloat16", tmp_path / "out"
+    monkeypatch.setattr(RunFolder, "commit", die)
+    with pytest.raises(SystemExit):
+        train(settings(spm_base, train_rows, out))
+    monkeypatch.setattr(RunFolder, "commit", lambda *parts: None)
+    course = out / "checkpoints" / "checkpoint-2" / "course.json"
+    course.write_text(course.read_text().replace(began, "nf4"))
+    with pytest.raises(UsageError, match="nf4 needs CUDA") as caught:
+        train(settings(spm_base, train_rows, out))
+    assert "this run began in nf4" in caught.value.hint
+    course.write_text(course.read_text().replace("nf4", began))
+    assert record(train(settings(spm_base, train_rows, out)))["dtype"] == began
+    assert record(train(settings(spm_base, train_rows, out), overwrite=True))["dtype"] == "float32"
 
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "commit", die)
-        with pytest.raises(SystemExit):
-            train(config)
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "planned", narrower)
-        patch.setattr(run, "load_base", lambda *given: pytest.fail("loaded"))
-        with pytest.raises(ModelError, match="began with the base in float32, .* would go on in bfloat16") as caught:
-            train(config)
-    assert "--memory" in caught.value.hint
-    same(train(config), train(settings(spm_base, train_rows, tmp_path / "whole")))
+
+def test_what_cannot_be_is_refused_before_the_data_is_read(spm_base: Path, tmp_path: Path) -> None:
+    for values, message in (
+        ({"lora_target_modules": ("all-linear", "c_attn")}, "no module named c_attn"),
+        ({"memory": "much"}, "not a size of memory"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            train(settings(spm_base, tmp_path / "absent.json", tmp_path / "out", **values))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_warm_up_longer_than_the_run_is_said(
+    spm_base: Path, train_rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    modules = ("all-linear", "q_proj")  # a name beside what holds it changes nothing
+    train(settings(spm_base, train_rows, tmp_path / "out", max_steps=2, warmup_steps=9, lora_target_modules=modules))
+    said = capsys.readouterr().err
+    assert "--warmup-steps 9: the run has 2" in said
+    assert "epoch 0.40/0.4," in said
+
+
+def test_a_run_does_not_write_over_what_it_begins_with(finished: Path, spm_base: Path, train_rows: Path) -> None:
+    """Killed in the middle it would have left neither."""
+    before = (finished / WEIGHTS).read_bytes()
+    with pytest.raises(UsageError, match="are both"):
+        train(settings(spm_base, train_rows, finished, resume_from_checkpoint=str(finished)), overwrite=True)
+    assert (finished / WEIGHTS).read_bytes() == before
 
 
 def test_left_out_rows_of_the_validation_file_are_reported(

@@ -32,7 +32,10 @@ def test_any_step_can_be_asked_for_first() -> None:
 def test_parts_of_passes_and_most_steps() -> None:
     assert len(Steps(range(10), 4, 0.5, 0, 1, False)) == 2
     assert len(Steps(range(10), 4, 1.0, 7, 1, False)) == 7
+    assert Steps(range(10), 4, 3.0, 7, 1, False).epochs == 2.33  # passes that are made, not those asked for
+    assert Steps(range(10), 4, 1e-9, 0, 1, False).epochs == 0.33
     steps = Steps(range(10), 4, 2.5, 0, 1, False)
+    assert steps.epochs == 2.67
     assert [done for done in range(1, len(steps) + 1) if steps.ends_epoch(done)] == [3, 6, 8]
     with pytest.raises(IndexError):
         steps[len(steps)]

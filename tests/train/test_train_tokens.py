@@ -192,7 +192,7 @@ def len_of_prompt(base: Path, row: Triple) -> int:
 
 def test_hold_out(spm_base: Path) -> None:
     samples, _ = encode_all(TRIPLES * 5, load_template("bayling"), load_tokenizer(spm_base), Encoding(512))
-    for size, count in ((0, 0), (3, 3), (0.25, 5)):
+    for size, count in ((0, 0), (3, 3), (0.25, 5), (0.001, 1)):
         train, held = hold_out(samples, size, seed=1)
         assert (len(train), len(held)) == (20 - count, count)
         assert hold_out(samples, size, seed=1) == (train, held)
