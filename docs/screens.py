@@ -21,6 +21,7 @@ from rich.text import Text
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS, ROWS = 80, 24
+TOOLBAR = "/help"
 # What is typed in each picture: "…" waits until the answer is there.
 SCENES = {
     "en": ["Who are you?", "What is a light-year?", "/context", "/set temp"],
@@ -70,14 +71,14 @@ class Screen:
     def shown(self, colours: bool = False) -> str:
         return self._tmux("capture-pane", "-p", *(["-e"] if colours else []))
 
-    def settle(self, seconds: float = 1.0, most: float = 120.0) -> None:
-        """Wait until nothing has changed for a while."""
+    def settle(self, seconds: float = 1.0, most: float = 90.0) -> None:
+        """Wait until it asks for input (then its toolbar is there), and nothing has changed for a while."""
         ends, before, since = time.monotonic() + most, "", time.monotonic()
         while time.monotonic() - since < seconds:
             if time.monotonic() > ends:
                 raise SystemExit("the screen does not settle")
             now = self.shown()
-            if now != before:
+            if now != before or TOOLBAR not in now:
                 before, since = now, time.monotonic()
             time.sleep(0.1)
 

@@ -254,7 +254,7 @@ def test_the_pictures_are_made_by_their_script(tmp_path: Path, spm_folder: Path)
     if shutil.which("tmux") is None:
         pytest.skip("tmux is not installed")
     script = [sys.executable, str(ROOT / "docs" / "screens.py"), str(spm_folder), str(tmp_path)]
-    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
     for language, page, word in (("en", "README.md", "Who"), ("zh", "README.zh.md", "你是谁？")):
         picture = f"docs/chat-{language}.svg"
