@@ -83,7 +83,7 @@ def middling(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.skipif(sys.platform != "linux", reason="an allocator whose holes can be closed")
 @pytest.mark.parametrize("checkpointing", ["off", "on"])
 def test_the_peak_on_a_cpu_is_the_planned_one(checkpointing: str, middling: Path, tmp_path: Path) -> None:
-    """What tensors take, within a tenth: with glibc's threshold fixed its heap has no holes, which are extra."""
+    """What tensors take, within a fifth: with glibc's threshold fixed its heap has no holes, which are extra."""
     data = write_rows(tmp_path / "rows.json", 10)
     values = {"checkpointing": checkpointing, "batch_size": 10, "micro_batch_size": 0, "max_steps": 1}
     config = settings(middling, data, tmp_path / "out", **values)
@@ -93,7 +93,7 @@ def test_the_peak_on_a_cpu_is_the_planned_one(checkpointing: str, middling: Path
     done = record(config.out)
     planned_bytes, measured = done["plan"]["bytes"], done["peak_bytes"]["all"]
     assert planned_bytes["slack"] > 0
-    assert measured == pytest.approx(planned_bytes["device_total"] - planned_bytes["slack"], rel=0.1)
+    assert measured == pytest.approx(planned_bytes["device_total"] - planned_bytes["slack"], rel=0.2)
     words = re.search(r"measured (\d\.\d\d) GiB at peak, (as planned|\d+% (above|below) the plan)", err.decode())
     assert words is not None
     assert float(words[1]) == pytest.approx(measured / GIB, abs=0.006)
