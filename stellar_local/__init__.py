@@ -2,7 +2,7 @@
 
 Layers, a module imports only from those to its right:
 cli > quickstart > batch, chat > flags > plan > runtime > engine > native, chat_template > prompts > records > config >
-spec > terminal > render > texts > console > files > errors
+spec > terminal > render > texts > console > files > errors, interrupts
 """
 
 __version__ = "0.1.0"

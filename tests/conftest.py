@@ -107,6 +107,20 @@ class Stellar:
         )
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
+    def loading(self, *arguments: object, input: bytes | str = b"") -> set[str]:
+        """The top-level modules that Python has loaded at the end of a command, by its own word."""
+        probe = (
+            "import sys, atexit\n"
+            "def tell(): print('LOADED', *sorted({n.split('.')[0] for n in sys.modules}), file=sys.stderr)\n"
+            "atexit.register(tell)\n"
+            "from stellar_local.cli import main\n"
+            "raise SystemExit(main(sys.argv[1:]))\n"
+        )
+        self.argv = [sys.executable, "-c", probe]
+        done = self(*arguments, input=input)
+        assert done.returncode == 0, done.stderr
+        return set(done.stderr.rpartition("LOADED ")[2].split())
+
     def start(self, *arguments: object) -> subprocess.Popen[bytes]:
         """Start it with pipes on all three streams."""
         pipe = subprocess.PIPE

@@ -60,6 +60,22 @@ def exact(base: Path, data: Path, out: Path, **values: Any) -> Any:
     return settings(base, data, out, **{**plain, **values})
 
 
+def dies_at_its_first_checkpoint(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run it until its first checkpoint is complete, and no further."""
+    from train.folder import RunFolder
+    from train.run import train
+
+    commit = RunFolder.commit
+
+    def die(self: Any, step: int, course: Any) -> None:
+        commit(self, step, course)
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(RunFolder, "commit", die)
+        train(config)
+
+
 def record(out: Path) -> dict[str, Any]:
     """A finished run's training.json."""
     found: dict[str, Any] = json.loads((out / "training.json").read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ from stellar_local.console import fitted, one_line
 from stellar_local.errors import MissingExtraError
 from stellar_local.files import atomic_file
 
+from .legible import legible
 from .logs import StepStats
 
 _SIZE = (9.0, 5.0)  # inches
@@ -21,11 +22,6 @@ _MARKED = 40  # so many points or fewer are marked: a line of one point cannot b
 _WIDEST = 200  # steps that a mean is taken over
 _FAINT = "#b9d3e8"
 _TITLE = 80  # columns
-# What has Chinese glyphs on Linux, macOS and Windows; matplotlib's own font has none.
-_CHINESE = (
-    *("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
-    *("PingFang SC", "Hiragino Sans GB", "Heiti SC", "Microsoft YaHei", "SimHei", "Arial Unicode MS"),
-)
 
 
 def draw(path_png: Path, steps: Sequence[StepStats], evaluations: Sequence[tuple[int, float]], title: str) -> None:
@@ -79,7 +75,7 @@ def draw(path_png: Path, steps: Sequence[StepStats], evaluations: Sequence[tuple
         lines = [*axes.get_lines(), *rate_axes.get_lines()]
         if lines:
             rate_axes.legend(handles=lines, loc="upper right", framealpha=0.9)
-        text, family = _legible(fitted(one_line(title), _TITLE))
+        text, family = legible(fitted(one_line(title), _TITLE))
         axes.set_title(text, family=family, parse_math=False)  # a name may hold a $
         with atomic_file(path_png) as temporary:
             figure.savefig(temporary, format="png")
@@ -97,13 +93,3 @@ def smoothed(steps: Sequence[StepStats], window: int) -> list[float]:
             total, learned = total - gone.loss * max(gone.learned, 1), learned - max(gone.learned, 1)
         means.append(total / learned)
     return means
-
-
-def _legible(title: str) -> tuple[str, list[str]]:
-    """A title that fonts of this machine can show, with ? for what none has, and these fonts."""
-    from matplotlib.font_manager import findfont, fontManager, get_font
-
-    installed = {font.name for font in fontManager.ttflist}
-    family = ["DejaVu Sans", *(name for name in _CHINESE if name in installed)]
-    fonts = [get_font(findfont(name)) for name in family]
-    return "".join(char if any(font.get_char_index(ord(char)) for font in fonts) else "?" for char in title), family

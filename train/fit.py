@@ -42,7 +42,6 @@ class Wish:
     most: int = 0
     checkpointing: bool | None = None
     offload: bool | None = None
-    embedding_on_cpu: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,6 @@ class _Search:
         movable = self.device == "cuda" and not self.shape.tied
         for offload, on_cpu in ((False, False), (True, False), (True, True)):
             offload = wish.offload if wish.offload is not None else offload and self.device == "cuda"
-            on_cpu = wish.embedding_on_cpu if wish.embedding_on_cpu is not None else on_cpu
             offload = offload and wish.checkpointing is not False
             yield self.setup(dtype, 1, wish.checkpointing is not False, offload, on_cpu and movable)
 
@@ -216,8 +214,7 @@ class _Search:
         if setup.offload:
             yield "offload on: " + ("as asked for" if wish.offload else self.without(replace(setup, offload=False)))
         if setup.embedding_on_cpu:
-            why = "as asked for" if wish.embedding_on_cpu else self.without(replace(setup, embedding_on_cpu=False))
-            yield f"embedding and head in the host's memory: {why}"
+            yield f"embedding and head in the host's memory: {self.without(replace(setup, embedding_on_cpu=False))}"
 
     def without(self, setup: Setup) -> str:
         """What a setup that moves something to the host is compared with."""

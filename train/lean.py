@@ -27,24 +27,18 @@ class Ends:
     """The frozen embedding and head of a model, taken out of it while it is trained.
 
     On `host` they stay in the host's memory: the embedding is looked up there, the head is copied to the device
-    for each micro-batch, which takes milliseconds. Tied ones stay where they are. Undo with `restore`.
+    for each micro-batch, which takes milliseconds. Tied ones stay where they are.
     """
 
     def __init__(self, model: Any, device: torch.device, host: bool, noise: float = 0.0) -> None:
-        self._model, self._device, self._noise = model, device, noise
+        self._device, self._noise = device, noise
         self._embedding, self._head = model.get_input_embeddings(), model.get_output_embeddings()
-        self._host = host and device.type == "cuda" and self._head.weight is not self._embedding.weight
-        if self._host:
+        if host and device.type == "cuda" and self._head.weight is not self._embedding.weight:
             self._embedding.to("cpu")
             self._head.to("cpu")
             self._head.weight.data = self._head.weight.data.pin_memory()
         model.set_output_embeddings(nn.Identity())  # its "logits" are then the hidden states
         model.model.embed_tokens = nn.Identity()
-
-    def restore(self) -> None:
-        """Put embedding and head back into the model."""
-        self._model.model.embed_tokens = self._embedding
-        self._model.set_output_embeddings(self._head)
 
     def next_logits(self, model: Any, ids: Sequence[int]) -> torch.Tensor:
         """The logits float32[V], on the device, of what follows `ids`: by `model`, which is or wraps the own one."""

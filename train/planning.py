@@ -62,6 +62,7 @@ def _planned(
 ) -> Plan:
     kind = place.device.type
     longest = max(len(sample.ids) for sample in samples)
+    whole = _largest(samples, steps, Limit(config.micro_batch_size))
     wish = Wish(
         rank=config.lora_r,
         modules=config.lora_target_modules,
@@ -69,7 +70,7 @@ def _planned(
         dora=config.use_dora,
         dtype=None if config.dtype == "auto" else config.dtype,
         tokens=config.packing or None,
-        most=max(longest, _largest(samples, steps, Limit(config.micro_batch_size))),
+        most=max(longest, whole),
         checkpointing=_TRIAL[config.checkpointing],
         offload=_TRIAL[config.offload],
     )
@@ -80,7 +81,7 @@ def _planned(
         Shape.of(base), wish, budget(config.memory, free, kind), longest, kind, has_bnb, place.bf16, least(host)
     )
     limit = Limit(config.micro_batch_size, choice.setup.tokens)
-    setup = replace(choice.setup, tokens=_largest(samples, steps, limit))
+    setup = replace(choice.setup, tokens=whole if whole <= limit.tokens else _largest(samples, steps, limit))
     choice = replace(choice, setup=setup, estimate=estimate(choice.shape, setup))
     for line in describe(choice):
         tell(line)

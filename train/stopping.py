@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
 
 from stellar_local.errors import ModelError, StellarError, UsageError
 from stellar_local.files import explain
+from stellar_local.interrupts import caught
 
 from .config import TrainConfig
 from .folder import RunFolder
@@ -41,12 +41,10 @@ class Asked:
 def stop_on_signals() -> Iterator[Asked]:
     """While the block runs, the first Ctrl-C or SIGTERM is noted, so that a step can end; a second of the same stops
     at once. What starts several processes sends them SIGTERM after the terminal's Ctrl-C: that is no second.
-
-    A signal that whoever started us has switched off stays so.
     """
     asked, seen = Asked(), set[int]()
 
-    def ask(number: int, frame: object) -> None:
+    def handle(number: int) -> None:
         if number in seen:
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         seen.add(number)
@@ -55,18 +53,8 @@ def stop_on_signals() -> Iterator[Asked]:
         asked.number = number
         tell("stopping after this step; Ctrl-C again stops at once")
 
-    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+    with caught(handle):
         yield asked
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    watched = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
-    try:
-        for number in watched:
-            signal.signal(number, ask)
-        yield asked
-    finally:
-        for number in watched:
-            signal.signal(number, before[number])
 
 
 @contextmanager

@@ -194,7 +194,8 @@ class PackedTrainer(Trainer):  # type: ignore[misc] # Transformers is seen as An
         samples: Sequence[Sample] = self.eval_dataset if eval_dataset is None else eval_dataset
         total, place = torch.zeros((), device=self.args.device), 0
         self.model.eval()
-        parts = cut(list(samples)[self._rank :: self._processes], self.limit) if len(samples) > self._rank else []
+        own = own_share(samples, self._rank, self._processes)
+        parts = cut(own, self.limit) if own else []
         with torch.no_grad(), self._ends.quiet():
             while place < len(parts):
                 try:

@@ -6,12 +6,11 @@ Knows the two signals; what an orderly end is, the runner knows.
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from ..errors import ExitCode
+from ..interrupts import caught
 
 
 class Signals:
@@ -25,26 +24,15 @@ class Signals:
 def orderly(ask: Callable[[], None]) -> Iterator[Signals]:
     """While the block runs, call `ask` at the first SIGINT or SIGTERM and raise KeyboardInterrupt at the next.
 
-    `ask` runs between any two instructions of the main thread, so it may only leave a message. A signal that whoever
-    started us has switched off stays so. Outside the main thread nothing is caught.
+    What `interrupts.caught` says of handlers holds here too: `ask` may only leave a message.
     """
     signals = Signals()
-    if threading.current_thread() is not threading.main_thread():
-        yield signals
-        return
 
-    def caught(number: int, _frame: Any) -> None:
+    def handle(number: int) -> None:
         if signals.code is not None:
             raise KeyboardInterrupt
         signals.code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
         ask()
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    watched = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
-    try:
-        for number in watched:
-            signal.signal(number, caught)
+    with caught(handle):
         yield signals
-    finally:
-        for number in watched:
-            signal.signal(number, before[number])

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from stellar_local.errors import MissingExtraError, StellarError
-from train import curve
 from train.curve import draw, smoothed
 from train.logs import StepStats
 
@@ -116,18 +115,6 @@ def test_titles_are_text_and_nothing_else(tmp_path: Path) -> None:
     assert pictures[0][:30, :900].min() < 64
     assert pictures[4][:20, :900].min() == 255  # further right is the unit of the learning rate
     assert pictures[2][:30, :40].min() == pictures[2][:30, -40:].min() == 255  # it does not run out of the picture
-
-
-def test_a_font_that_has_the_characters_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    from matplotlib.font_manager import findfont, get_font
-
-    own = set(get_font(findfont("DejaVu Sans")).get_charmap())
-    other = set(get_font(findfont("STIXGeneral")).get_charmap())  # it comes with matplotlib too
-    char = chr(min(code for code in other - own if code > 0xFF))
-    monkeypatch.setattr(curve, "_CHINESE", ())
-    assert curve._legible(f"a{char}") == ("a?", ["DejaVu Sans"])
-    monkeypatch.setattr(curve, "_CHINESE", ("No Such Font", "STIXGeneral"))
-    assert curve._legible(f"a{char}") == (f"a{char}", ["DejaVu Sans", "STIXGeneral"])
 
 
 def test_the_users_own_style_changes_nothing(tmp_path: Path) -> None:

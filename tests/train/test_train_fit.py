@@ -121,9 +121,6 @@ def test_wishes_are_kept() -> None:
     assert brief(chosen("7b", 80, replace(WISH, tokens=1000, checkpointing=False))) == "bfloat16 1000 keeps"
     assert brief(chosen("7b", 80, replace(WISH, offload=True))) == "bfloat16 4096 offload"
     assert not chosen("13b", 8, replace(WISH, offload=False)).setup.offload
-    assert chosen("13b", 24, replace(WISH, embedding_on_cpu=True)).setup.embedding_on_cpu
-    assert not chosen("13b", 8.3, replace(WISH, embedding_on_cpu=False)).setup.embedding_on_cpu
-    assert not chosen("smol", 8, replace(WISH, embedding_on_cpu=True)).setup.embedding_on_cpu  # it is the head, too
 
 
 @pytest.mark.parametrize(
@@ -176,7 +173,7 @@ def test_the_hosts_memory_counts_too() -> None:
     assert 512 <= little.setup.tokens < choice.setup.tokens
     assert little.estimate.host <= GIB
     with pytest.raises(ModelError, match=r"of the host's memory, but half of the 256 MiB that are free there are less"):
-        chosen("13b", 8, replace(WISH, embedding_on_cpu=True), host_bytes=GIB // 4)
+        chosen("13b", 7.45, host_bytes=GIB // 4)
 
 
 WISHES = st.builds(
@@ -189,7 +186,6 @@ WISHES = st.builds(
     tokens=st.sampled_from([None, None, 100, 5000]),
     checkpointing=st.sampled_from([None, None, True, False]),
     offload=st.sampled_from([None, None, True, False]),
-    embedding_on_cpu=st.sampled_from([None, None, True, False]),
 )
 
 

@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from train_runs import WEIGHTS, arguments, record, same, same_logs, samples_of, settings, table
+from train_runs import (
+    WEIGHTS,
+    arguments,
+    dies_at_its_first_checkpoint,
+    record,
+    same,
+    same_logs,
+    samples_of,
+    settings,
+    table,
+)
 
 from stellar_local.errors import ModelError, StellarError, UsageError
 from stellar_local.prompts import load_template
@@ -165,16 +175,7 @@ def test_a_run_may_go_on_with_other_settings_of_memory(
     """They decide how it is computed, not what comes out."""
     values: dict[str, Any] = {"lora_dropout": 0.0}
     whole = train(settings(spm_base, train_rows, tmp_path / "whole", **values))
-    commit = RunFolder.commit
-
-    def die(self: Any, step: int, course: Any) -> None:
-        commit(self, step, course)
-        raise SystemExit(9)
-
-    monkeypatch.setattr(RunFolder, "commit", die)
-    with pytest.raises(SystemExit):
-        train(settings(spm_base, train_rows, tmp_path / "out", **values))
-    monkeypatch.setattr(RunFolder, "commit", commit)
+    dies_at_its_first_checkpoint(settings(spm_base, train_rows, tmp_path / "out", **values), monkeypatch)
     other = {"micro_batch_size": 1, "packing": 200, "checkpointing": "on", "save_steps": 7, "memory": "2GiB"}
     same(train(settings(spm_base, train_rows, tmp_path / "out", **values, **other)), whole, near=1e-5)
 

@@ -14,7 +14,18 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from terminals import Pty
-from train_runs import WEIGHTS, arguments, record, same, same_logs, settings, start, table, wait_for_step
+from train_runs import (
+    WEIGHTS,
+    arguments,
+    dies_at_its_first_checkpoint,
+    record,
+    same,
+    same_logs,
+    settings,
+    start,
+    table,
+    wait_for_step,
+)
 
 from stellar_local.errors import ExitCode, ModelError, StellarError
 from train.folder import RunFolder
@@ -141,16 +152,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(
     """The checkpoint that could be written stays, and the run goes on from it once there is room."""
     values = {"lora_r": 32, "max_steps": 8, "save_steps": 2, "val_set_size": 0.0, "eval_steps": 0}
     config = long_run(spm_base, train_rows, tmp_path / "out", **values)
-    commit = RunFolder.commit
-
-    def die(self: Any, step: int, course: Any) -> None:
-        commit(self, step, course)
-        raise SystemExit(9)
-
-    monkeypatch.setattr(RunFolder, "commit", die)
-    with pytest.raises(SystemExit):
-        train(config)
-    monkeypatch.undo()
+    dies_at_its_first_checkpoint(config, monkeypatch)
     checkpoint = config.out / "checkpoints" / "checkpoint-2"
     adapter = (checkpoint / WEIGHTS).stat().st_size
     assert (checkpoint / "optimizer.pt").stat().st_size > adapter + 5000

@@ -1,20 +1,22 @@
 """The lengths of all samples as a picture: one outline for each file, and the cutoff. Knows matplotlib alone.
 
-Labels are English, since matplotlib's font has no Chinese characters: a file whose name it cannot write gets a number.
+The words are English; of a file's name what the fonts here can draw is shown, behind its number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from stellar_local.console import fitted, one_line
 from stellar_local.errors import MissingExtraError
 from stellar_local.files import atomic_file
 
+from ..legible import legible
+
 _BINS = 60
 _LEGEND = 12  # files that are named; the others share one outline
-_LABEL = 40  # characters of a file name
+_LABEL = 40  # columns of a file name
 _STEEP = 50  # from this ratio between the highest and the lowest bar on, counts are drawn to a logarithmic scale
 
 
@@ -66,30 +68,19 @@ def draw(path: Path, lengths: Sequence[tuple[str, Sequence[int]]], unit: str, cu
     axes.set_ylabel("rows")
     if series or cutoff is not None:
         for text in axes.legend().get_texts():
-            text.set_parse_math(False)  # a $ in a file name is a $
+            shown, family = legible(text.get_text())
+            text.set(text=shown, family=family, parse_math=False)  # a $ in a file name is a $
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png")
 
 
 def _series(lengths: list[tuple[str, Sequence[int]]]) -> list[tuple[str, Sequence[int]]]:
     """The outlines with labels that can be drawn."""
-    named = [(_label(name, number), values) for number, (name, values) in enumerate(lengths, 1)]
+    # Behind a number: names may be drawn alike, and matplotlib leaves labels with a first underscore out.
+    named = [
+        (f"{number}: {fitted(one_line(name), _LABEL)}", values) for number, (name, values) in enumerate(lengths, 1)
+    ]
     if len(named) <= _LEGEND:
         return named
     rest = [value for _, values in named[_LEGEND - 1 :] for value in values]
     return [*named[: _LEGEND - 1], (f"{len(named) - _LEGEND + 1} other files", rest)]
-
-
-def _label(name: str, number: int) -> str:
-    font = _font()
-    text = name if len(name) <= _LABEL else name[: _LABEL - 3] + "..."
-    drawable = text.isprintable() and all(font.get_char_index(ord(char)) for char in text)
-    # matplotlib leaves labels that begin with an underscore out of the legend.
-    return f"file {number}: {text}" if drawable and text.startswith("_") else text if drawable else f"file {number}"
-
-
-def _font() -> Any:
-    """The font that labels are drawn with."""
-    from matplotlib.font_manager import FontProperties, findfont, get_font
-
-    return get_font(findfont(FontProperties()))

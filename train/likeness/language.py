@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
+from .normal import HAN
+
 LANGUAGES = ("zh", "en", "mixed", "other")
-_HAN_RANGES = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 _LATIN_RANGES = "A-Za-z\u00c0-\u024f"
-_HAN = re.compile(f"[{_HAN_RANGES}]")
+_HAN = re.compile(f"[{HAN}]")
 _LATIN = re.compile(f"[{_LATIN_RANGES}]+")
-_OTHER = re.compile(f"[^\\W\\d_{_LATIN_RANGES}{_HAN_RANGES}]")
+_OTHER = re.compile(f"[^\\W\\d_{_LATIN_RANGES}{HAN}]")
 _GLOSS = re.compile(r"[(（][^()（）]{1,40}[)）]")  # a name in the other script: StellarSpeak (星语者)
 _HAN_PER_WORD = 1.7  # Chinese characters that say as much as one English word
 
