@@ -41,6 +41,10 @@ class ModelError(StellarError):
     """A model, a checkpoint or an adapter is missing, damaged, of the wrong kind, or does not fit."""
 
 
+class ShortMemoryError(ModelError):
+    """A model or a context does not fit in the memory that is free; with less of something it might."""
+
+
 class RequestError(StellarError):
     """One request cannot be run (malformed, too long for the context); others may go on.
 

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ModelError, StellarError, UsageError
+from ..errors import ModelError, ShortMemoryError, StellarError, UsageError
 from .adapter import Adapter
 from .cores import physical_cores
-from .library import api, complaints, deferred_interrupt
+from .library import api, complaints, deferred_interrupt, speaks_of_memory
 from .model import Model
 
 KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml_type numbers of the cache types we offer
@@ -59,7 +59,7 @@ class Context:
     `n_ctx` by `sequences`, which is faster to attend to, as no one looks at the others' cells. `capacity` is what one
     sequence can hold, `offloaded` whether a GPU computes, `rotated` whether keys are kept rotated. A batch holds up to
     `n_batch` tokens and asks for logits of up to `outputs` of them [default: one a sequence]; both cost compute memory.
-    Close it before its model. Raises ModelError if llama.cpp cannot allocate it, UsageError for impossible sizes.
+    Close it before its model. Raises ShortMemoryError if llama.cpp cannot allocate it, UsageError for impossible sizes.
     """
 
     def __init__(
@@ -105,8 +105,9 @@ class Context:
             raise
         if not self.handle:
             self.close()
-            raise ModelError(
-                f"cannot create a context of {n_ctx} tokens: {complaints() or 'not enough memory'}",
+            reason = complaints()
+            raise (ShortMemoryError if not reason or speaks_of_memory(reason) else ModelError)(
+                f"cannot create a context of {n_ctx} tokens: {reason or 'not enough memory'}",
                 "give a smaller --ctx, or --kv q8_0",
             )
         self.n_ctx: int = self._api.llama_n_ctx(self.handle)
@@ -160,6 +161,12 @@ class Context:
         if status < 0 or status > 2:
             raise StellarError(f"llama.cpp failed to decode (status {status}): {complaints() or 'no reason given'}")
         return Decoded(status)
+
+    def warm(self) -> None:
+        """Compute a full batch, and forget it: whatever is allocated with the first one, is allocated then."""
+        self.decode([Chunk(0, 0, [0] * min(self.n_batch, self.capacity), 1)])
+        self._api.llama_synchronize(self.handle)
+        self.truncate(0, 0)
 
     def _fill(self, chunks: Sequence[Chunk]) -> int:
         """Check the batch and write it into the columns; returns the number of tokens."""

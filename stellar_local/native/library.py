@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import re
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from .cores import spin_briefly
 _ERROR_LEVEL, _CONTINUE_LEVEL = 4, 5  # ggml_log_level in ggml.h
 _state: dict[str, Any] = {}
 _complaints: deque[str] = deque(maxlen=8)
+_records: list[list[str]] = []
 _verbose = False
 
 
@@ -35,6 +37,22 @@ def complaints() -> str:
     text = "; ".join(line.strip() for line in _complaints if line.strip())
     _complaints.clear()
     return text
+
+
+def speaks_of_memory(complaint: str) -> bool:
+    """Whether a complaint of the library's is that memory was not to be had."""
+    return bool(re.search(r"alloc|out of memory|mmap failed|mlock failed", complaint, re.IGNORECASE))
+
+
+@contextmanager
+def recorded() -> Iterator[list[str]]:
+    """The library's whole log of the block, piece by piece, in the list that this gives; several threads mix."""
+    pieces: list[str] = []
+    _records.append(pieces)
+    try:
+        yield pieces
+    finally:
+        _records.remove(pieces)
 
 
 class Interruption:
@@ -96,6 +114,8 @@ def api() -> Any:
         line = text.decode("utf-8", "replace")
         if last_level == _ERROR_LEVEL:
             _complaints.append(line)
+        for pieces in _records:
+            pieces.append(line)
         if _verbose:
             sys.stderr.write(line)
 

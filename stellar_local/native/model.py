@@ -9,9 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..errors import ModelError, StellarError
+from ..errors import ModelError, ShortMemoryError, StellarError
 from .header import Header, check_runnable, check_vocabulary, read_header
-from .library import api, complaints, deferred_interrupt
+from .library import api, complaints, deferred_interrupt, speaks_of_memory
 
 _CONTROL = 1 << 3  # LLAMA_TOKEN_ATTR_CONTROL
 ALL_LAYERS = 1 << 20  # more layers than any model has: offload everything
@@ -21,19 +21,25 @@ class Model:
     """A model in memory. Close it, or use it as a context manager; contexts made of it must be closed first.
 
     `gpu_layers` counts the layers to offload, from the last; it has no effect in a build without a GPU backend.
-    Raises ModelError if the file is missing, no GGUF, truncated, or refused by llama.cpp.
+    With `no_alloc` no weight is read and nothing can be computed: a context of it says in llama.cpp's log how much
+    memory it would take, and a file that is only a header, made as long as the whole, will do. Raises ModelError if the file is missing, no GGUF, truncated, or refused by llama.cpp.
     """
 
-    def __init__(self, path: Path, gpu_layers: int = ALL_LAYERS, vocab_only: bool = False) -> None:
+    def __init__(
+        self, path: Path, gpu_layers: int = ALL_LAYERS, vocab_only: bool = False, no_alloc: bool = False
+    ) -> None:
         self.path, self.gpu_layers = path, gpu_layers
         self.contexts = 0  # that are open
         self.header: Header = read_header(path, whole=True)
         if not vocab_only:
             check_runnable(self.header)
-        check_vocabulary(self.header)
+        if not no_alloc:
+            check_vocabulary(self.header)
         self._api = api()
         params = self._api.llama_model_default_params()
         params.n_gpu_layers, params.vocab_only = gpu_layers, vocab_only
+        if no_alloc:
+            params.no_alloc, params.load_mode = True, self._api.LLAMA_LOAD_MODE_NONE
         complaints()
         self.handle: Any = None
         try:
@@ -45,8 +51,9 @@ class Model:
             self.close()
             raise
         if not self.handle:
-            raise ModelError(
-                f"llama.cpp cannot load {path}: {complaints() or 'no reason given'}",
+            reason = complaints()
+            raise (ShortMemoryError if speaks_of_memory(reason) else ModelError)(
+                f"llama.cpp cannot load {path}: {reason or 'no reason given'}",
                 "run with -v to see its whole log; a larger model than memory needs a lower level",
             )
         self.vocab: Any = self._api.llama_model_get_vocab(self.handle)

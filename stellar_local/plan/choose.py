@@ -1,239 +1,247 @@
-"""MODEL on the command line → the .gguf file to open, and why: a file as it is, or a folder's best level that fits.
+"""Which model to run and how, so that it fits: every level's best setup on a machine, ranked.
 
-Knows converted folders and how much memory a model needs at least; the type mixes behind the levels are convert's.
+What the user fixed is honoured, and checked all the same. Knows arithmetic and preferences; opens nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
-from ..config import RuntimeOptions
-from ..errors import ModelError, UsageError
-from ..files import is_there
-from ..native.header import Header, read_header
-from ..runtime import DEFAULT_CONTEXT
-from ..texts import Texts
-from .hardware import Memory, free_memory
+from ..runtime import DEFAULT_CONTEXT, KEPT_PREFIXES
+from .estimate import HOST, Buffers, Need, Setup, estimate
+from .hardware import Machine
+from .models import Candidate
+from .quality import Loss, loss
+from .weights import Weights
 
-_RESERVE = 512 << 20  # compute buffers and the program itself
-_GPU_RESERVE = 614 << 20  # of each GPU: its driver's context and compute buffers
-_KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}  # of one value, block scales included
-
-
-class Reason(Enum):
-    """Why a file was chosen."""
-
-    FILE = "file"  # it was given itself
-    NAMED = "named"  # --level
-    ONLY = "only"  # the folder has no other, and it fits
-    BEST = "best"  # the best of all levels fits
-    FITTING = "fitting"  # the best that fits; better ones do not
-    NONE = "none"  # none fits: the smallest
-    UNKNOWN = "unknown"  # the system does not say how much memory is free: the smallest
+PARALLEL = 16  # requests at once in a batch, where nobody says otherwise
+SHARE = 512  # tokens of the shared KV memory for each of them, likewise
+_LEAST_CONTEXT = 512  # tokens, below which no context is planned unless asked for
+_SPARE = 128 << 20  # bytes of each place that are left alone: what is free there goes up and down
+# Percent of perplexity. Within the first, levels count as equally good, and the smaller and faster one is preferred;
+# up to the second, a whole model on the GPU is preferred to a better one that leaves layers to the processor.
+_SAME, _LITTLE, _MUCH = 0.1, 5.0, 15.0
+_MOSTLY = 0.8  # of the layers on the GPU: slower, but not by as much as all the loss of a lower level
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A level of a folder. In bytes: `size` is the file's, `kv` that of the keys and values of `n_ctx` tokens, `needed`
-    what must be free. `layers` counts the model's, `held` those that the GPUs' free memory would hold. `fits` is None
-    where nobody knows how much is free.
+class Wish:
+    """What is asked for; None is the planner's to choose. `parallel` requests run at once; with `per_request` each has
+    that many tokens of its own, else they share `ctx`. `lora` are the bytes of adapters.
     """
 
-    file: Path
-    level: str
-    size: int
-    n_ctx: int
-    kv: int
-    needed: int
-    layers: int
-    held: int
-    fits: bool | None
+    ctx: int | None = None
+    kv: str | None = None
+    gpu_layers: int | None = None
+    parallel: int | None = 1
+    per_request: int | None = None
+    separate: bool = False
+    n_batch: int = 512
+    flash: bool = True
+    split: tuple[float, ...] = ()
+    lora: int = 0
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The file to open. `candidates` are the folder's levels, best first, where they were compared."""
-
-    path: Path
-    reason: Reason
-    level: str = ""
-    memory: Memory | None = None
-    candidates: tuple[Candidate, ...] = ()
-
-    @property
-    def chosen(self) -> Candidate | None:
-        """What is known of the chosen level, where levels were compared."""
-        return next((one for one in self.candidates if one.file == self.path), None)
-
-    @property
-    def better(self) -> Candidate | None:
-        """The next better level, which does not fit."""
-        places = [place for place, one in enumerate(self.candidates) if one.file == self.path]
-        return self.candidates[places[0] - 1] if places and places[0] else None
-
-    @property
-    def gpu_layers(self) -> int | None:
-        """How many layers to leave to the GPU, where not all of them fit there; None: all."""
-        if self.reason is not Reason.NONE or self.chosen is None or self.memory is None or not self.memory.gpus:
-            return None
-        return self.chosen.held
-
-
-def describe(choice: Choice, texts: Texts) -> str:
-    """Why a level was chosen, in one line; "" for a file given itself."""
-    if choice.reason is Reason.FILE:
-        return ""
-    values = {"file": choice.path.name, "level": choice.level}
-    if choice.reason is Reason.NAMED or choice.chosen is None:
-        return texts("plan.named", **values)
-    values |= {
-        "count": str(len(choice.candidates)),
-        "ctx": f"{choice.chosen.n_ctx:,}",
-        "needed": amount(choice.chosen.needed),
-        "layers": str(choice.chosen.layers),
-        "held": str(choice.chosen.held),
-    }
-    if choice.memory is None:
-        return texts("plan.unknown", **values)
-    values["free"] = amount(choice.memory.free)
-    if choice.better is not None:
-        values |= {"better": choice.better.level, "more": amount(choice.better.needed)}
-    return texts(f"plan.{choice.reason.value}_{'gpu' if choice.memory.gpus else 'ram'}", **values)
-
-
-def amount(size: int) -> str:
-    """Bytes in the unit that people read."""
-    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
-
-
-def kv_memory(header: Header, n_ctx: int, kv_type: str = "f16") -> int:
-    """Bytes of keys and values of `n_ctx` tokens, over all layers."""
-    heads = header.value("attention.head_count", 1)
-    kv_heads = header.value("attention.head_count_kv", heads)
-    width = header.value("attention.key_length") or header.value("embedding_length", 0) // max(heads, 1)
-    return int(2 * header.value("block_count", 0) * n_ctx * kv_heads * width * _KV_BYTES[kv_type])
-
-
-def needed_memory(header: Header, n_ctx: int, kv_type: str = "f16", gpus: int = 0) -> int:
-    """Bytes to run a model with `n_ctx` tokens of KV: weights + KV + a reserve, in main memory or spread over GPUs."""
-    return header.file_size + kv_memory(header, n_ctx, kv_type) + (_GPU_RESERVE * gpus or _RESERVE)
-
-
-def _usual(header: Header) -> int:
-    return min(DEFAULT_CONTEXT, int(header.value("context_length", DEFAULT_CONTEXT)))
-
-
-def level_of(path: Path) -> str:
-    """The level in a file name of the form NAME-LEVEL.gguf, in upper case."""
-    return path.stem.rpartition("-")[2].upper()
-
-
-def _files(folder: Path) -> list[Path]:
-    """The GGUF files of a folder, the largest first."""
-    return sorted(folder.glob("*.gguf"), key=lambda file: (-file.stat().st_size, file.name))
-
-
-def _candidate(header: Header, n_ctx: int, kv_type: str, memory: Memory | None, gpu_layers: int | None) -> Candidate:
-    layers = int(header.value("block_count", 0))
-    gpus = memory.gpus if memory else 0
-    kv, reserve = kv_memory(header, n_ctx, kv_type), needed_memory(header, 0, kv_type, gpus) - header.file_size
-    whole = header.file_size + kv
-    # llama.cpp counts what follows the layers as one more.
-    share = min(1.0, gpu_layers / (layers + 1)) if gpus and gpu_layers is not None else 1.0
-    held = (memory.free - reserve) * (layers + 1) // max(whole, 1) if memory and gpus else 0
-    needed = int(whole * share) + reserve
-    return Candidate(
-        header.path,
-        level_of(header.path),
-        header.file_size,
-        n_ctx,
-        kv,
-        needed,
-        layers,
-        max(0, min(held, layers)),
-        None if memory is None else needed <= memory.free,
-    )
-
-
-def ranked(
-    path: Path,
-    n_ctx: int | None = None,
-    kv_type: str = "f16",
-    memory: Memory | None = None,
-    gpu_layers: int | None = None,
-) -> list[Candidate]:
-    """The levels in a folder, the largest file first, which is the best; each with whether it fits in `memory` with
-    `n_ctx` tokens of KV [default: 4096, or as many as the model was trained with].
-
-    Adapters are left out. With `gpu_layers` only so many layers must fit on a GPU. Raises ModelError for a damaged
-    file, unless a better one fits.
+class Plan:
+    """A model at a level with a setup, what it needs, and `short`: the bytes missing, 0 or less where it fits, None
+    where the system does not say what is free.
     """
-    found: list[Candidate] = []
-    for file in _files(path):
-        try:
-            header = read_header(file)
-        except ModelError:
-            if any(one.fits for one in found):
-                continue
-            raise
-        if header.metadata.get("general.type") != "adapter":  # a LoRA adapter beside the levels
-            found.append(_candidate(header, n_ctx or _usual(header), kv_type, memory, gpu_layers))
-    return found
+
+    model: Candidate
+    setup: Setup
+    parallel: int
+    need: Need
+    short: int | None
+    loss: Loss | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether it surely fits."""
+        return self.short is not None and self.short <= 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is left to the processor that a GPU could have, if there is one."""
+        return self.setup.gpu_layers >= self.model.weights.layers or len(self.need.places) == 1
+
+    @property
+    def percent(self) -> float:
+        """The loss of quality in percent of perplexity; where nobody knows it, as if it were hardly any."""
+        return 0.0 if self.loss is None or self.loss.percent is None else max(self.loss.percent, 0.0)
 
 
-def choose_model(
-    path: Path,
-    level: str | None = None,
-    n_ctx: int | None = None,
-    memory: Memory | None = None,
-    kv_type: str = "f16",
-    gpu_layers: int | None = None,
-) -> Choice:
-    """The file to open for MODEL. In a folder: the named level, else the best that fits in memory, as `ranked` says.
-
-    `memory` defaults to what is free where llama.cpp computes. If nothing fits, the smallest file is chosen, since
-    memory-mapped weights still run, slowly, and a GPU can leave layers to the processor. Raises ModelError or
-    UsageError.
+@dataclass(frozen=True)
+class Ranking:
+    """All that was planned: `plans` that fit, the best first; and `refused`, each level's ideal setup where that does
+    not fit, whether or not a lesser one does.
     """
-    if not is_there(path):
-        raise ModelError(f"model not found: {path}", "give a .gguf file or a folder made by stellar convert")
-    if not path.is_dir():
-        if level:
-            raise UsageError(f"--level chooses within a folder, but {path} is a file", "leave --level out")
-        return Choice(path, Reason.FILE)
-    files = _files(path)
-    if level and files:
-        for file in files:
-            if level_of(file) == level.upper():
-                return Choice(file, Reason.NAMED, level_of(file))
-        have = ", ".join(level_of(file) for file in files)
-        raise UsageError(f"level {level} is not in {path}", f"it holds {have}")
-    if files and memory is None:
-        memory = free_memory(on_gpu=gpu_layers != 0)
-    candidates = ranked(path, n_ctx, kv_type, memory, gpu_layers)
-    if not candidates:
-        what = " (a Hugging Face folder)" if (path / "config.json").exists() else ""
-        raise ModelError(f"no .gguf file in {path}{what}", "make one with stellar convert --base DIR --out DIR")
-    fitting = [one for one in candidates if one.fits]
-    chosen = fitting[0] if fitting else candidates[-1]
-    if not fitting:
-        reason = Reason.UNKNOWN if memory is None else Reason.NONE
-    elif chosen is not candidates[0]:
-        reason = Reason.FITTING
+
+    machine: Machine
+    plans: tuple[Plan, ...] = ()
+    refused: tuple[Plan, ...] = field(default=())
+
+    def lesser(self, plan: Plan) -> Plan | None:
+        """The plan that fits in the place of a refused one, if there is any."""
+        return next((one for one in self.plans if one.model is plan.model), None)
+
+
+Estimate = Callable[[Candidate, Setup], Buffers | None]
+
+
+def rank(
+    models: Sequence[Candidate], wish: Wish, machine: Machine, buffers: Estimate = lambda _model, _setup: None
+) -> Ranking:
+    """Every model's best setups on a machine, ranked. `buffers` are a probe's, where one was made. Raises ModelError."""
+    plans: list[Plan] = []
+    refused: list[Plan] = []
+    for model in models:
+        planner = _Planner(model, wish, machine, buffers)
+        ideal, *found = planner.plans()
+        plans += found
+        if not ideal.fits:
+            refused.append(ideal)
+    return Ranking(machine, tuple(sorted(plans, key=_order)), tuple(refused))
+
+
+def _order(plan: Plan) -> tuple[float, ...]:
+    """Better plans come first: see the constants above for what is preferred to what."""
+    share = plan.setup.gpu_layers / plan.model.weights.layers
+    if plan.whole:
+        tier = 0 if plan.percent <= _LITTLE else 2 if plan.percent <= _MUCH else 4
+    elif plan.percent <= _LITTLE:
+        tier = 1 if share >= _MOSTLY else 3
     else:
-        reason = Reason.BEST if len(candidates) > 1 else Reason.ONLY
-    return Choice(chosen.file, reason, chosen.level, memory, tuple(candidates))
+        tier = 5
+    if tier in (1, 3, 5):
+        return (tier, -share, plan.percent, -plan.setup.n_ctx)
+    return (tier, plan.percent // _SAME, -plan.setup.n_ctx, plan.model.weights.total)
 
 
-def fits_beside(path: Path, options: RuntimeOptions) -> bool:
-    """Whether the model that `path` names surely fits in what is free now, beside all that runs.
-
-    Raises what choose_model and read_header do.
+def default_context(weights: Weights, parallel: int) -> int:
+    """Tokens of context where nobody says: as many as the model was trained with, at most 4,096; shared by several
+    requests at least 512 for each.
     """
-    memory = free_memory(on_gpu=options.gpu_layers != 0)
-    choice = choose_model(path, options.level, options.ctx, memory, options.kv, options.gpu_layers)
-    header = read_header(choice.path)
-    needed = needed_memory(header, options.ctx or _usual(header), options.kv, memory.gpus if memory else 0)
-    return memory is not None and needed <= memory.free
+    one = min(DEFAULT_CONTEXT, weights.trained)
+    return one if parallel == 1 else max(one, min(SHARE, weights.trained) * parallel)
+
+
+class _Planner:
+    """One model's setups."""
+
+    def __init__(self, model: Candidate, wish: Wish, machine: Machine, buffers: Estimate) -> None:
+        self._model, self._wish, self._machine, self._buffers = model, wish, machine, buffers
+        self._weights = model.weights
+
+    def plans(self) -> list[Plan]:
+        """The ideal setup, whether or not it fits; then those that fit, at most two: the whole model with the least
+        given up, and, where that is more than the KV type, the full context with layers left to the processor.
+        """
+        wishes = list(self._variants())
+        ideal = self._plan(*wishes[0], self._all)
+        for number, variant in enumerate(wishes):
+            plan = ideal if number == 0 else self._plan(*variant, self._all)
+            if plan.fits:
+                if plan.setup.n_ctx == ideal.setup.n_ctx:
+                    return [ideal, plan]
+                return [ideal, plan, *self._partial(wishes)]
+        if self._unknown:
+            return [ideal, ideal]
+        return [ideal, *self._partial(wishes)]
+
+    @property
+    def _all(self) -> int:
+        """Layers to offload: what is asked for, else all."""
+        if not self._machine.gpus:
+            return 0
+        asked = self._wish.gpu_layers
+        return self._weights.layers if asked is None else min(asked, self._weights.layers)
+
+    @property
+    def _unknown(self) -> bool:
+        return self._machine.free is None
+
+    def _variants(self) -> Iterator[tuple[int, str, int]]:
+        """(context, KV type, requests at once), what is given up first coming first: KV precision, which costs hardly
+        any quality; then requests at once; then context; and q4_0's precision last.
+        """
+        wish, weights = self._wish, self._weights
+        kinds = [wish.kv] if wish.kv else ["f16", "q8_0"] if wish.flash else ["f16"]
+        most = wish.parallel or PARALLEL
+        counts = [most]
+        while wish.parallel is None and counts[-1] > 4:
+            counts.append(counts[-1] // 2)
+        for kind in kinds:
+            yield self._context(most), kind, most
+        for count in counts[1:]:
+            yield self._context(count), kinds[-1], count
+        least = counts[-1]
+        if wish.ctx is None and wish.per_request is None:
+            size = self._context(least)
+            while size // 2 >= min(_LEAST_CONTEXT, weights.trained):
+                size //= 2
+                yield size, kinds[-1], least
+        if wish.kv is None and wish.flash:
+            yield self._context(most), "q4_0", most
+
+    def _context(self, parallel: int) -> int:
+        if self._wish.per_request:
+            return self._wish.per_request * parallel
+        return self._wish.ctx or default_context(self._weights, parallel)
+
+    def _partial(self, wishes: Sequence[tuple[int, str, int]]) -> list[Plan]:
+        """As many layers on the GPU as fit, at the full context."""
+        if not self._machine.gpus or self._wish.gpu_layers is not None:
+            return []
+        found = []
+        for variant in [one for one in wishes if one[0] == wishes[0][0] and one[1] != "q4_0"]:
+            low, high = -1, self._weights.layers  # low fits, or none is known to; high does not
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (middle, high) if self._plan(*variant, middle).fits else (low, middle)
+            if low >= 0:
+                found.append(self._plan(*variant, low))
+        best = max(found, key=lambda plan: plan.setup.gpu_layers, default=None)  # the first of equals
+        return [best] if best else []
+
+    def _plan(self, n_ctx: int, kv: str, parallel: int, gpu_layers: int) -> Plan:
+        wish = self._wish
+        setup = Setup(
+            n_ctx=n_ctx,
+            kv=kv,
+            gpu_layers=gpu_layers,
+            sequences=sequences_of(parallel, wish.separate or wish.per_request is not None),
+            n_batch=min(wish.n_batch, n_ctx),
+            unified=wish.per_request is None,
+            flash=wish.flash,
+            split=wish.split,
+        )
+        return planned(self._model, setup, parallel, self._machine, self._buffers(self._model, setup), wish.lora)
+
+
+def sequences_of(parallel: int, separate: bool) -> int:
+    """How many sequences a context has for so many requests at once: some more, which keep what earlier prompts began
+    with, unless each has memory of its own, where idle ones would take what no other can use.
+    """
+    return parallel if separate or parallel == 1 else parallel + KEPT_PREFIXES
+
+
+def planned(
+    model: Candidate, setup: Setup, parallel: int, machine: Machine, buffers: Buffers | None = None, lora: int = 0
+) -> Plan:
+    """A setup with what it needs on a machine, and what is missing there beside a reserve."""
+    need = estimate(model.weights, setup, machine, buffers, lora)
+    short = None if machine.free is None else need.short(machine) + _SPARE
+    return Plan(model, setup, parallel, need, short, loss(model.level, setup.kv))
+
+
+def spared(plan: Plan, machine: Machine) -> dict[str, int]:
+    """What would be left free in each place, in bytes."""
+    free = {device.name: device.free for device in machine.gpus} | ({} if machine.ram is None else {HOST: machine.ram})
+    return {name: free[name] - parts.total for name, parts in plan.need.places.items() if name in free}
+
+
+def with_machine(plan: Plan, machine: Machine, buffers: Buffers | None = None, lora: int = 0) -> Plan:
+    """The same setup, on what is free now."""
+    return planned(plan.model, replace(plan.setup), plan.parallel, machine, buffers, lora)

@@ -1,48 +1,122 @@
-"""How much memory there is to run a model in, and whose: the machine's or its GPUs'. Knows no models."""
+"""What there is to run a model in: the GPUs that llama.cpp would use, the main memory, and how much of both is free.
+
+Knows no models. Cards that the user states, or that a table asks about, are machines as well.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..native.devices import gpus
+from ..errors import UsageError
+from ..native.devices import Device, gpus
+
+_UNITS = {"": 1 << 30, "G": 1 << 30, "GI": 1 << 30, "M": 1 << 20, "MI": 1 << 20}
+_MOST = 1 << 50
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Free bytes where a model's weights will lie; `gpus` counts the GPUs they are of, 0 means main memory."""
-
-    free: int
-    gpus: int = 0
-
-
-def free_memory(on_gpu: bool = True) -> Memory | None:
-    """The memory that decides whether a model fits: all GPUs' together where llama.cpp computes on them, and `on_gpu`,
-    else the machine's. None where the system does not say.
+class Machine:
+    """Where a model can lie. `ram` is the free main memory in bytes, None where the system does not say; `gpus` are
+    those that llama.cpp spreads layers over. `stated` means that the cards are not this machine's.
     """
+
+    ram: int | None
+    gpus: tuple[Device, ...] = ()
+    stated: bool = False
+
+    @property
+    def unified(self) -> bool:
+        """Whether the GPUs live on the main memory, so that what lies there and here adds up."""
+        return any(_shares_memory(device) for device in self.gpus)
+
+    @property
+    def free(self) -> int | None:
+        """Bytes free where weights will lie: all GPUs' together, else the main memory's."""
+        if not self.gpus:
+            return self.ram
+        return sum(device.free for device in self.gpus)
+
+
+def _shares_memory(device: Device) -> bool:
+    return device.integrated or device.name.startswith(("Metal", "MTL"))
+
+
+def this_machine(on_gpu: bool = True) -> Machine:
+    """The machine as it is now; without `on_gpu`, as if no GPU were there."""
     main = available_memory()
-    devices = gpus() if on_gpu else []
-    if not devices:
-        return None if main is None else Memory(main)
-    free = sum(device.free for device in devices)
-    if any(device.integrated or not device.total for device in devices) and main is not None:
-        free = min(free, main) if free else main  # the main memory is what it lives on, or all that is known
-    return Memory(free, len(devices))
+    found = []
+    for device in gpus() if on_gpu else []:
+        free = device.free
+        if main is not None and (_shares_memory(device) or not device.total):
+            # The main memory is what it lives on, or all that is known.
+            free = min(free, main) if device.total else main
+        found.append(Device(device.name, device.description, free, device.total, device.integrated, device.id))
+    return Machine(main, tuple(found))
+
+
+def stated_machine(sizes: Sequence[int], ram: int | None = None, name: str = "GPU") -> Machine:
+    """A machine with cards of these many bytes, all of them free, and unlimited main memory where `ram` is None."""
+    cards = tuple(
+        Device(f"{name}{number}", f"{size / (1 << 30):g} GiB", size, size, False) for number, size in enumerate(sizes)
+    )
+    return Machine(ram, cards, stated=True)
+
+
+def parse_sizes(text: str, option: str) -> list[int]:
+    """`8GiB`, `8`, `7900MiB`, or several with commas, as bytes; `GB` is read as GiB, as on cards. Raises UsageError."""
+    sizes = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,6})?)\s*([GM]I?)?B?\s*", part, re.IGNORECASE)
+        size = int(float(found[1]) * _UNITS[(found[2] or "").upper()]) if found else 0
+        if not 0 < size < _MOST:
+            raise UsageError(f"{option} must be a size as in 8GiB, not {text!r}", "several cards: 12GiB,8GiB")
+        sizes.append(size)
+    return sizes
 
 
 def available_memory() -> int | None:
     """Bytes of main memory that a new process can use without swapping; None where the system does not say.
 
-    Linux: MemAvailable of /proc/meminfo. Elsewhere: the physical memory, of which other programs hold a part.
+    Linux: MemAvailable of /proc/meminfo, or less where a control group allows less. Elsewhere: the physical memory, of
+    which other programs hold a part.
     """
     try:
         with open("/proc/meminfo", encoding="ascii") as handle:  # noqa: PTH123
             for line in handle:
                 if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
+                    return min(int(line.split()[1]) * 1024, _group_room())
     except OSError:
         pass
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def _group_room(root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> int:
+    """What the control group, as of a container, still allows (cgroup v2: memory.max, memory.current, and what of it
+    are files' pages that can go); no limit found means no limit.
+    """
+    try:
+        with open(own, encoding="ascii") as handle:  # noqa: PTH123
+            path = next(line.strip()[3:] for line in handle if line.startswith("0::"))
+    except (OSError, StopIteration):
+        return _MOST
+    room, parts = _MOST, [part for part in path.split("/") if part and part != ".."]
+    for depth in range(len(parts) + 1):
+        folder = "/".join([root, *parts[:depth]])
+        try:
+            limit, used, stat = (_read(f"{folder}/memory.{name}") for name in ("max", "current", "stat"))
+            files = re.search(r"^inactive_file (\d+)", stat, re.MULTILINE)
+            room = min(room, int(limit) - int(used) + (int(files[1]) if files else 0))
+        except (OSError, ValueError):  # no limit here, or "max"
+            continue
+    return max(room, 0)
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as handle:  # noqa: PTH123
+        return handle.read()

@@ -1,0 +1,214 @@
+"""How much memory a model takes under a setup, part by part and place by place: the arithmetic.
+
+Weights and KV follow from the header exactly, and which layer lies where from llama.cpp's own rule (load_tensors of the
+pinned release). Compute buffers are what a probe found, else a formula; the constants say what was measured. Knows
+numbers only: no files, no devices.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from .hardware import Machine
+from .weights import CELLS, Weights
+
+MIB = 1 << 20
+HOST = "RAM"
+# A CUDA process beside its model: the driver's context, its kernels, cuBLAS. 13B at Q4_K_M and Q3_K_M on an H100, f16
+# and q8_0 KV: 598 to 603 MiB; smaller cards hold smaller contexts.
+CUDA_RUNTIME = 614 * MIB
+# Python with NumPy and llama.cpp in main memory, before a model: 32 to 52 MiB; and what llama.cpp keeps of each token
+# of the vocabulary: 16 MiB of 32,000.
+PROGRAM, TOKEN = 52 * MIB, 520
+# With CUDA the process maps the driver's libraries as well.
+CUDA_PROGRAM = 400 * MIB
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a model is run. `n_ctx` tokens of KV in all, of type `kv`, shared by `sequences`; `gpu_layers` as llama.cpp
+    counts them; prompts are computed `n_batch` tokens at a time; `split` are the shares of several GPUs, if stated.
+    `flash` attention needs no room for all scores.
+    """
+
+    n_ctx: int
+    kv: str = "f16"
+    gpu_layers: int = 0
+    sequences: int = 1
+    n_batch: int = 512
+    unified: bool = True
+    flash: bool = True
+    split: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Bytes in one place, by what they are for."""
+
+    weights: int = 0
+    kv: int = 0
+    compute: int = 0
+    runtime: int = 0
+    lora: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them together."""
+        return self.weights + self.kv + self.compute + self.runtime + self.lora
+
+    def __add__(self, other: Parts) -> Parts:
+        return Parts(
+            self.weights + other.weights,
+            self.kv + other.kv,
+            self.compute + other.compute,
+            self.runtime + other.runtime,
+            self.lora + other.lora,
+        )
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """What llama.cpp said it would allocate for computing, in bytes by its names of devices (`CPU`, `CUDA0`,
+    `CUDA_Host`), beside weights and KV.
+    """
+
+    compute: Mapping[str, int] = field(default_factory=dict)
+
+    def of(self, device: str) -> int:
+        """Those of one device."""
+        return self.compute.get(device, 0)
+
+    def host(self, devices: Mapping[str, object]) -> int:
+        """Those that lie in main memory: all but the `devices`' own."""
+        return sum(size for name, size in self.compute.items() if name not in devices)
+
+
+@dataclass(frozen=True)
+class Need:
+    """The memory a setup takes in each place: the main memory under HOST, each GPU under its name."""
+
+    places: Mapping[str, Parts]
+    probed: bool = False  # whether llama.cpp itself said how large its compute buffers are
+
+    @property
+    def host(self) -> Parts:
+        """What lies in main memory."""
+        return self.places[HOST]
+
+    @property
+    def on_gpus(self) -> Parts:
+        """What lies on all GPUs together."""
+        return sum((parts for name, parts in self.places.items() if name != HOST), Parts())
+
+    @property
+    def all(self) -> Parts:
+        """Everything."""
+        return self.on_gpus + self.host
+
+    def short(self, machine: Machine) -> int:
+        """The bytes that are missing where most are missing; 0 or less: it fits, and so much is left where least is.
+
+        What the system does not say is taken to be enough.
+        """
+        free = {device.name: device.free for device in machine.gpus if device.total or device.free}
+        needs = {name: parts.total for name, parts in self.places.items()}
+        if machine.unified:  # one memory: what lies on the GPU lies beside the rest
+            needs[HOST] += sum(parts.total for name, parts in self.places.items() if name != HOST)
+        if machine.ram is not None:
+            free[HOST] = machine.ram
+        return max((needs[name] - free[name] for name in needs if name in free), default=-(1 << 62))
+
+
+def spread(weights: Weights, setup: Setup, machine: Machine) -> list[int]:
+    """Which place each block, and at last the output, lies in: -1 main memory, else the number of the GPU.
+
+    The last `gpu_layers` are offloaded, and spread over GPUs by the shares stated or by free memory.
+    """
+    count, layers = len(machine.gpus), weights.layers
+    offloaded = min(setup.gpu_layers, layers) if count else 0
+    shares = list(setup.split) if setup.split else [device.free for device in machine.gpus]
+    shares = shares if sum(shares) else [1.0] * count
+    ends = [end / sum(shares) for end in accumulate(shares)] if count else []
+    first = layers - offloaded
+    return [
+        -1 if layer < first else min(bisect_right(ends, (layer - first) / offloaded), count - 1)
+        for layer in range(layers)
+    ]
+
+
+def estimate(
+    weights: Weights, setup: Setup, machine: Machine, buffers: Buffers | None = None, lora: int = 0
+) -> Need:
+    """The memory of a setup on a machine. `buffers` are a probe's, `lora` the bytes of all adapters."""
+    where = spread(weights, setup, machine)
+    names = {device.name: number for number, device in enumerate(machine.gpus)}
+    places: dict[str, Parts] = {}
+    for name, number in [*names.items(), (HOST, -1)]:
+        blocks = [layer for layer, place in enumerate(where[:-1]) if place == number]
+        has_output = where[-1] == number
+        own = sum(weights.blocks[layer] for layer in blocks)
+        if has_output:
+            # A tied embedding is there once more on a GPU, since tokens are looked up in main memory.
+            own += weights.output + (weights.embedding if weights.tied and number >= 0 else 0)
+        if number < 0:
+            own += weights.embedding
+        used = bool(blocks) or has_output
+        places[name] = Parts(
+            weights=own,
+            kv=weights.kv(setup.n_ctx, setup.kv, len(blocks)),
+            compute=_compute(weights, setup, name, number, used, bool(machine.gpus), buffers, names),
+            runtime=_runtime(weights, machine, number, used or bool(setup.gpu_layers)),
+            lora=lora * len(blocks) // max(len(weights.blocks), 1),
+        )
+    return Need(places, probed=buffers is not None)
+
+
+def _runtime(weights: Weights, machine: Machine, number: int, used: bool) -> int:
+    """What a process takes beside its model: in main memory, or on a GPU."""
+    if number < 0:
+        driver = CUDA_PROGRAM if any(device.name.startswith("CUDA") for device in machine.gpus) else 0
+        return PROGRAM + weights.vocab * TOKEN + driver
+    return 0 if machine.unified or not used else CUDA_RUNTIME
+
+
+def _compute(
+    weights: Weights,
+    setup: Setup,
+    name: str,
+    number: int,
+    used: bool,
+    gpus: bool,
+    buffers: Buffers | None,
+    names: Mapping[str, int],
+) -> int:
+    if number < 0:
+        found = outputs(weights, setup)
+        return found + (buffers.host(names) if buffers else _staging(weights, setup) if gpus else work(weights, setup))
+    return (buffers.of(name) if buffers else work(weights, setup)) if used else 0
+
+
+def outputs(weights: Weights, setup: Setup) -> int:
+    """Bytes of the logits that are read back: one row a sequence, float32."""
+    return 4 * weights.vocab * setup.sequences
+
+
+def work(weights: Weights, setup: Setup) -> int:
+    """Bytes of the buffers that a device computes a full batch in, by a formula for LLaMA's graph.
+
+    With flash attention it is what probes of the pinned release on a CPU say, to the last tenth of a MiB, for 135M, 1B
+    and 13B: four rows of the width and three of the feed-forward's are alive at once, and the mask in float16.
+    """
+    tokens, cells = min(setup.n_batch, setup.n_ctx), -(-setup.n_ctx // CELLS) * CELLS
+    rows = 4 * tokens * (4 * weights.hidden + 3 * weights.inner)
+    scores = 0 if setup.flash else 4 * tokens * cells * weights.heads
+    mask = tokens * cells * (2 if setup.flash else 4)
+    return max(rows + scores, 4 * setup.sequences * weights.vocab) + mask
+
+
+def _staging(weights: Weights, setup: Setup) -> int:
+    """Bytes in main memory through which a GPU's graph gets its input: embeddings and the mask."""
+    tokens = min(setup.n_batch, setup.n_ctx)
+    return 8 * tokens * weights.hidden + tokens * setup.n_ctx * (2 if setup.flash else 4)

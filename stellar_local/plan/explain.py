@@ -1,0 +1,88 @@
+"""A plan in words, in the interface's language: why it was chosen, what does not fit and what would, what was given up.
+
+Knows the texts; knows nothing of how a plan comes about.
+"""
+
+from __future__ import annotations
+
+from ..texts import Texts
+from .choose import Plan, Ranking
+from .hardware import Machine
+from .opening import Choice, Reason
+
+
+def amount(size: float) -> str:
+    """Bytes in the unit that people read."""
+    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
+
+
+def describe(choice: Choice, texts: Texts) -> str:
+    """Why a level was chosen, in one line; "" for a file given itself, whole."""
+    plan, machine = choice.plan, choice.ranking.machine
+    if choice.reason is Reason.FILE:
+        return ""
+    values = {"file": choice.path.name, "level": plan.model.level, "count": str(len(choice.models))}
+    if choice.reason is Reason.NAMED:
+        return texts("plan.named", **values)
+    if choice.reason is Reason.UNKNOWN:
+        return texts("plan.unknown", **values)
+    values |= {
+        "ctx": f"{plan.setup.n_ctx:,}",
+        "needed": amount(weighing(plan, machine)),
+        "free": amount(machine.free or 0),
+        "layers": str(plan.model.weights.layers),
+        "held": str(plan.setup.gpu_layers),
+    }
+    place = "gpu" if machine.gpus else "ram"
+    if choice.reason is Reason.FITTING:
+        better = choice.ranking.refused[-1] if choice.ranking.refused[-1].model is not plan.model else None
+        refused = [one for one in choice.ranking.refused if one.model is not plan.model]
+        if not refused and better is None:  # only in full: what was given up of it is said beside
+            return texts(f"plan.best_{place}", **values) + lowered(plan, choice.ranking, texts)
+        nearest = refused[-1]
+        values |= {"better": nearest.model.level, "more": amount(weighing(nearest, machine))}
+    return texts(f"plan.{choice.reason.value}_{place}", **values) + lowered(plan, choice.ranking, texts)
+
+
+def weighing(plan: Plan, machine: Machine) -> int:
+    """The bytes that decide whether a plan fits: those on the GPUs, or in main memory where there are none."""
+    return plan.need.on_gpus.total if machine.gpus else plan.need.host.total
+
+
+def lowered(plan: Plan, ranking: Ranking, texts: Texts) -> str:
+    """What a plan gives up of the ideal for its model, to be put behind a line; "" for nothing."""
+    ideal = next((one for one in ranking.refused if one.model is plan.model), None)
+    return "" if ideal is None else texts("plan.lowered", what=given_up(ideal, plan, texts))
+
+
+def given_up(before: Plan, after: Plan, texts: Texts) -> str:
+    """What the later plan has less of."""
+    old, new = before.setup, after.setup
+    found = []
+    if before.model is not after.model:
+        found.append(texts("plan.less_level", old=before.model.level, new=after.model.level))
+    if after.parallel < before.parallel:
+        found.append(texts("plan.less_parallel", old=before.parallel, new=after.parallel))
+    if new.kv != old.kv:
+        found.append(texts("plan.less_kv", old=old.kv, new=new.kv))
+    if new.gpu_layers < old.gpu_layers and before.model is after.model:
+        found.append(texts("plan.less_layers", old=old.gpu_layers, new=new.gpu_layers))
+    if new.n_ctx < old.n_ctx:
+        found.append(texts("plan.less_ctx", old=f"{old.n_ctx:,}", new=f"{new.n_ctx:,}"))
+    return texts("plan.and").join(found)
+
+
+def refusal(plan: Plan, ranking: Ranking, name: str, texts: Texts) -> str:
+    """Why a model's ideal setup does not fit, and what of it would: "13B Q4_K_M needs 11.1 GiB at 4,096 …"."""
+    machine = ranking.machine
+    values = {
+        "name": name,
+        "needed": amount(weighing(plan, machine)),
+        "ctx": f"{plan.setup.n_ctx:,}",
+        "free": amount(machine.free or 0),
+    }
+    lesser = ranking.lesser(plan)
+    if lesser is None:
+        return texts("plan.refused", **values)
+    how = given_up(plan, lesser, texts)
+    return texts("plan.refused_but" if lesser.whole else "plan.refused_slower", how=how, **values)

@@ -1,0 +1,120 @@
+"""MODEL on the command line → the models that could be run: a file, the levels in a converted folder, or, for planning
+before a download, a size by name at each level.
+
+Knows files and folders; what fits is chosen elsewhere. The type mixes behind the levels are convert's.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ..errors import ModelError, UsageError
+from ..files import is_there
+from ..native.header import Header, read_header
+from .shapes import LEVELS, SHAPES, shape_header
+from .sparse import write_sparse
+from .weights import Weights
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model at a level. `named` means that only its size is known, not a file."""
+
+    header: Header
+    level: str
+    named: bool = False
+
+    @cached_property
+    def weights(self) -> Weights:
+        """What it weighs. Raises ModelError."""
+        return Weights.of(self.header)
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return self.header.path
+
+
+def level_of(path: Path) -> str:
+    """The level in a file name of the form NAME-LEVEL.gguf, in upper case."""
+    return path.stem.rpartition("-")[2].upper()
+
+
+def _files(folder: Path) -> list[Path]:
+    """The GGUF files of a folder, the largest first."""
+    return sorted(folder.glob("*.gguf"), key=lambda file: (-file.stat().st_size, file.name))
+
+
+def candidates(
+    model: Path, level: str | None = None, problems: list[ModelError] | None = None
+) -> list[Candidate]:
+    """The models that MODEL names, the largest first; with `level` that one alone. Adapters are left out.
+
+    A damaged file beside good ones is left out as well, and told of in `problems`. Raises ModelError or UsageError
+    where nothing is left.
+    """
+    if not is_there(model):
+        raise ModelError(f"model not found: {model}", "give a .gguf file or a folder made by stellar convert")
+    if not model.is_dir():
+        if level:
+            raise UsageError(f"--level chooses within a folder, but {model} is a file", "leave --level out")
+        return [Candidate(read_header(model), level_of(model))]
+    files = _files(model)
+    if level and files:
+        named = [file for file in files if level_of(file) == level.upper()]
+        if not named:
+            have = ", ".join(level_of(file) for file in files)
+            raise UsageError(f"level {level} is not in {model}", f"it holds {have}")
+        return [Candidate(read_header(named[0]), level_of(named[0]))]
+    found: list[Candidate] = []
+    broken: list[ModelError] = []
+    for file in files:
+        try:
+            header = read_header(file)
+        except ModelError as error:
+            broken.append(error)
+            continue
+        if header.metadata.get("general.type") != "adapter":  # a LoRA adapter beside the levels
+            found.append(Candidate(header, level_of(file)))
+    if found:
+        if problems is not None:
+            problems += broken
+        return found
+    if broken:
+        raise broken[0]
+    what = " (a Hugging Face folder)" if (model / "config.json").exists() else ""
+    raise ModelError(f"no .gguf file in {model}{what}", "make one with stellar convert --base DIR --out DIR")
+
+
+def named(name: str, level: str | None = None) -> list[Candidate]:
+    """A model of a named size at every level that needs no importance matrix, or at one; the largest first.
+
+    Raises UsageError for a name or a level that nobody knows.
+    """
+    levels = [level] if level else [one.name for one in LEVELS.values() if not one.needs_importance]
+    found = [Candidate(shape_header(name, one), one.upper(), named=True) for one in levels]
+    return sorted(found, key=lambda one: -one.header.file_size)
+
+
+def is_size(name: str) -> bool:
+    """Whether a text names a size, and no file of that name is there."""
+    return name.lower() in SHAPES and not is_there(Path(name))
+
+
+@contextmanager
+def openable(model: Candidate) -> Iterator[Path]:
+    """A file that llama.cpp can open without allocation: the model's own, or, where that is not whole, its header made
+    as long as the whole, which takes next to no room on a disk.
+    """
+    if not model.named and model.header.file_size >= model.header.full_size:
+        yield model.path
+        return
+    with tempfile.TemporaryDirectory(prefix="stellar-plan-") as folder:
+        path = Path(folder) / "header.gguf"
+        write_sparse(model.header, None if model.named else model.path, path)
+        yield path

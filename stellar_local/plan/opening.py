@@ -1,0 +1,188 @@
+"""From MODEL and what the user fixed to a model that runs: the first plan that fits, and less where memory turns out
+to be short after all.
+
+Knows the order in which things are given up; what opens a plan is handed in, so that it knows no options and no engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import TypeVar
+
+from ..errors import ModelError, ShortMemoryError
+from ..native.context import Context
+from .choose import Plan, Ranking, Wish, default_context, planned, rank, sequences_of
+from .estimate import MIB, Buffers, Setup, work
+from .hardware import Machine, available_memory, this_machine
+from .models import Candidate, candidates, openable
+from .probe import probe
+from .weights import Weights
+
+Opened = TypeVar("Opened")
+
+_TIGHT = 0.1  # of what is free: with less to spare, or with layers left out, llama.cpp is asked
+_POOL = 64 * MIB  # of each GPU, which computing takes beside what was allocated; without it CUDA ends the process
+
+
+class Reason(Enum):
+    """Why a file was chosen."""
+
+    FILE = "file"  # it was given itself
+    NAMED = "named"  # --level
+    ONLY = "only"  # the folder has no other, and it fits
+    BEST = "best"  # the best of all levels fits
+    FITTING = "fitting"  # the best that fits; better ones do not
+    NONE = "none"  # none fits: the smallest
+    UNKNOWN = "unknown"  # the system does not say how much memory is free: the smallest
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The plan to open, why, and what it was chosen from."""
+
+    plan: Plan
+    reason: Reason
+    ranking: Ranking
+    models: tuple[Candidate, ...]
+    problems: tuple[ModelError, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """The file to open."""
+        return self.plan.model.path
+
+
+def choose(model: Path, wish: Wish, level: str | None = None, machine: Machine | None = None) -> Choice:
+    """The first plan for MODEL on a machine [default: this one, now]. If nothing fits, the smallest model, since mapped
+    weights still run, slowly. Raises ModelError or UsageError.
+    """
+    problems: list[ModelError] = []
+    models = candidates(model, level, problems)
+    machine = machine or this_machine(on_gpu=wish.gpu_layers != 0)
+    ranking = rank(models, wish, machine)
+    if ranking.plans and machine.gpus and not machine.stated and _is_tight(ranking.plans[0], machine):
+        ranking = probed(models, wish, machine, ranking.plans[:1])
+    given = Reason.FILE if not model.is_dir() else Reason.NAMED if level else None
+    if machine.free is None:
+        plan, reason = ranking.refused[-1], Reason.UNKNOWN
+    elif not ranking.plans:
+        plan, reason = ranking.refused[-1], Reason.NONE
+    else:
+        plan = ranking.plans[0]
+        better = [one for one in ranking.refused if models.index(one.model) <= models.index(plan.model)]
+        reason = Reason.ONLY if len(models) == 1 else Reason.FITTING if better else Reason.BEST
+    return Choice(plan, given or reason, ranking, tuple(models), tuple(problems))
+
+
+def _is_tight(plan: Plan, machine: Machine) -> bool:
+    return not plan.whole or plan.short is None or -plan.short < _TIGHT * (machine.free or 0)
+
+
+def probed(models: Sequence[Candidate], wish: Wish, machine: Machine, plans: Sequence[Plan]) -> Ranking:
+    """Everything ranked anew, with llama.cpp's own word on the compute buffers of these plans."""
+    known: dict[tuple[Path, Setup], Buffers | None] = {}
+    for model in models:
+        setups = [plan.setup for plan in plans if plan.model is model]
+        with openable(model) as path:
+            known |= zip([(model.path, one) for one in setups], probe(path, setups), strict=True)
+    alike = {_likeness(path, setup): buffers for (path, setup), buffers in known.items()}
+    return rank(models, wish, machine, lambda model, setup: alike.get(_likeness(model.path, setup)))
+
+
+def _likeness(path: Path, setup: Setup) -> tuple[Path, Setup]:
+    """Setups with other layers on the GPU have the same buffers, as long as some are left out, or none."""
+    return path, replace(setup, gpu_layers=0)
+
+
+def lesser(choice: Choice, wish: Wish) -> Iterator[Plan]:
+    """What to try when the chosen plan does not fit after all, one thing after another given up where the user left it
+    open: requests at once, the KV's precision, layers on the GPU, context, and at last the level.
+    """
+    plan = choice.plan
+    below = choice.models[choice.models.index(plan.model) + 1 :]
+    yield from _shrunk(plan, wish)
+    for model in below:
+        ranking = rank([model], wish, this_machine(on_gpu=wish.gpu_layers != 0))
+        first = (ranking.plans or ranking.refused)[0]
+        yield first
+        yield from _shrunk(first, wish)
+
+
+def _shrunk(plan: Plan, wish: Wish) -> Iterator[Plan]:
+    weights, setup, parallel = plan.model.weights, plan.setup, plan.parallel
+    separate = wish.separate or wish.per_request is not None
+
+    def now(**changes: object) -> Plan:
+        nonlocal setup
+        setup = replace(setup, **changes)  # type: ignore[arg-type]
+        machine = this_machine(on_gpu=wish.gpu_layers != 0)
+        return planned(plan.model, setup, parallel, machine, lora=wish.lora)
+
+    while wish.parallel is None and parallel > 1:
+        parallel //= 2
+        size = wish.per_request * parallel if wish.per_request else wish.ctx or default_context(weights, parallel)
+        yield now(n_ctx=min(size, setup.n_ctx), sequences=sequences_of(parallel, separate))
+    if wish.kv is None and setup.kv == "f16" and wish.flash:
+        yield now(kv="q8_0")
+    if wish.gpu_layers is None:
+        for share in (3, 2, 1, 0):  # quarters of the layers that were to be there
+            if (layers := plan.setup.gpu_layers * share // 4) < setup.gpu_layers:
+                yield now(gpu_layers=layers)
+    while wish.ctx is None and wish.per_request is None and setup.n_ctx // 2 >= min(512, weights.trained):
+        yield now(n_ctx=setup.n_ctx // 2, n_batch=min(setup.n_batch, setup.n_ctx // 2))
+
+
+def open_fitting(
+    choice: Choice, wish: Wish, make: Callable[[Plan], Opened], tell: Callable[[Plan, ShortMemoryError], None]
+) -> tuple[Opened, Plan]:
+    """Open the chosen plan, or where memory is short after all, the next lesser one that should fit and does.
+
+    `make` opens a plan and raises ShortMemoryError where it does not fit; `tell` hears of each that did not. Raises
+    that error where there is nothing left to give up.
+    """
+    try:
+        return make(choice.plan), choice.plan
+    except ShortMemoryError as error:
+        first = last = error
+        tell(choice.plan, error)
+    tried = choice.plan
+    rest = list(lesser(choice, wish))
+    for plan in rest:
+        if plan.short is not None and plan.short > 0 and plan is not rest[-1]:
+            continue  # not by what is free now
+        if plan.setup == tried.setup and plan.model is tried.model:
+            continue
+        try:
+            return make(plan), plan
+        except ShortMemoryError as error:
+            tried, last = plan, error
+            tell(plan, error)
+    raise ShortMemoryError(last.message, first.hint) from last
+
+
+def prove(context: Context) -> None:
+    """Show that a context computes a full batch: what is still to be allocated then, is. Raises ShortMemoryError.
+
+    On a GPU the batch is computed; it is looked first whether there is memory for it, as CUDA ends the process where
+    there is none. On the processor everything was allocated, though not all of it was touched: it is compared with what
+    is free, as computing would take the time of a long prompt.
+    """
+    if not context.offloaded:
+        setup = Setup(context.n_ctx, context.kv_type, 0, context.sequences, context.n_batch)
+        free, needed = available_memory(), work(Weights.of(context.model.header), setup)
+        if free is not None and free < needed:
+            raise ShortMemoryError(
+                f"computing needs {needed / MIB:,.0f} MiB of memory, and {free / MIB:,.0f} MiB are free",
+                "close other programs, or give a smaller --ctx",
+            )
+        return
+    for device in this_machine().gpus:
+        if device.total and device.free < _POOL:
+            raise ShortMemoryError(
+                f"only {device.free / MIB:,.0f} MiB of {device.name} are left to compute with",
+                "close other programs that use it, or give a smaller --ctx",
+            )
+    context.warm()

@@ -1,0 +1,82 @@
+"""What llama.cpp itself says it would allocate: a load without allocation, in a process of its own.
+
+The child opens the file with the very classes that chat and batch use, so that its buffers are theirs; it reads no
+weights and takes well below a second. Knows llama.cpp's log lines of the pinned release. A probe that fails says
+nothing: the planner then has its formula.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..errors import StellarError
+from .estimate import Buffers, Setup
+
+_SECONDS = 60  # for a driver that has to be woken
+_BUFFER = re.compile(r"sched_reserve:\s+(\S+) compute buffer size =\s+([\d.]+) MiB")
+
+
+def probe(path: Path, setups: Sequence[Setup], seconds: float = _SECONDS) -> list[Buffers | None]:
+    """The compute buffers of each setup; None for one that llama.cpp refuses, and for all where the probe fails.
+
+    `path` may be a file that is only a header, made as long as the whole.
+    """
+    if not setups:
+        return []
+    question = json.dumps({"path": str(path), "setups": [asdict(setup) for setup in setups]})
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", __name__],
+            input=question.encode(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=seconds,
+            check=True,
+        )
+        found = json.loads(child.stdout)
+        return [None if one is None else Buffers(one) for one in found]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return [None] * len(setups)
+
+
+def buffers_in(log: str) -> dict[str, int]:
+    """The compute buffers that a log of making a context names, in bytes by device; the last word of each counts."""
+    return {name: int(float(size) * (1 << 20)) for name, size in _BUFFER.findall(log)}
+
+
+def _answer(question: dict[str, Any]) -> list[dict[str, int] | None]:
+    from ..native.context import Context
+    from ..native.library import recorded
+    from ..native.model import Model
+
+    found: list[dict[str, int] | None] = []
+    models: dict[int, Model] = {}
+    for values in question["setups"]:
+        setup = Setup(**values)
+        try:
+            if setup.gpu_layers not in models:
+                models[setup.gpu_layers] = Model(Path(question["path"]), setup.gpu_layers, no_alloc=True)
+            with recorded() as log:
+                Context(
+                    models[setup.gpu_layers],
+                    setup.n_ctx,
+                    setup.sequences,
+                    setup.n_batch,
+                    kv_type=setup.kv,
+                    unified=setup.unified,
+                ).close()
+            found.append(buffers_in("".join(log)))
+        except StellarError:
+            found.append(None)
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(_answer(json.load(sys.stdin))))  # noqa: T201: the parent reads it
