@@ -21,6 +21,8 @@ print(len(prompts.template_names()), prompts.load_template("bayling").name)
 print(len(corpus.shipped("astronomy")))
 from train.building.recipe import find_recipe, load_recipe
 print(len(load_recipe(find_recipe("stellarspeak")).sources))
+from stellar_local.plan.shapes import LEVELS, SHAPES
+print(len(SHAPES), len(LEVELS))
 """
 
 
@@ -52,19 +54,21 @@ def probe(path: Path, cwd: Path) -> list[str]:
 def test_in_a_wheel(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
-    file, templates, rows, sources = probe(tmp_path / "site", tmp_path)
+    file, templates, rows, sources, shapes = probe(tmp_path / "site", tmp_path)
     assert Path(file).parent == tmp_path / "site" / "stellar_local"
     assert templates == f"{len(list((ROOT / 'templates').glob('*.json')))} bayling"
     assert int(rows) >= 120
     assert int(sources) == 3
+    assert shapes == "3 30"
 
 
 def test_in_a_checkout(tmp_path: Path) -> None:
-    file, templates, rows, sources = probe(ROOT, tmp_path)
+    file, templates, rows, sources, shapes = probe(ROOT, tmp_path)
     assert Path(file).parent == ROOT / "stellar_local"
     assert templates == f"{len(list((ROOT / 'templates').glob('*.json')))} bayling"
     assert int(rows) >= 120
     assert int(sources) == 3
+    assert shapes == "3 30"
 
 
 def test_the_wheel_holds_our_packages_only(wheel: Path) -> None:
