@@ -25,16 +25,23 @@ class RuntimeOptions:
 
     ctx: int | None = option(
         None,
-        "Context size in tokens [default: the model's own, at most 4096].",
+        "Context size in tokens [default: the model's own, at most 4096, or what fits].",
         int,
         least=16,
         most=1 << 20,
         metavar="N",
     )
     gpu_layers: int | None = option(
-        None, "Layers to offload to the GPU [default: auto, all].", int, least=0, words={"auto": None}, metavar="auto|N"
+        None, "Layers to offload to the GPU [default: auto, all that fit].", int, least=0, words={"auto": None}, metavar="auto|N"
     )
-    kv: str = option("f16", "Type of the KV cache.", str, choices=("f16", "q8_0", "q4_0"))
+    kv: str | None = option(
+        None,
+        "Type of the KV cache [default: auto, f16 where it fits].",
+        str,
+        choices=("f16", "q8_0", "q4_0"),
+        words={"auto": None},
+        metavar="auto|f16|q8_0|q4_0",
+    )
     threads: int | None = option(
         None, "CPU threads [default: one per physical core].", int, least=1, most=512, metavar="N"
     )

@@ -157,6 +157,11 @@ def progress(label: str, total: float, unit: str = "") -> Iterator[Progress]:
         yield _RichProgress()
 
 
+def amount(size: float) -> str:
+    """Bytes in the unit that people read."""
+    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
+
+
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], file: IO[str] | None = None) -> None:
     """Print a table with wrapped cells, sized to the terminal (100 columns where there is none)."""
     from rich.box import ROUNDED

@@ -18,7 +18,8 @@ from .spec import specs
 from .texts import Texts
 
 if TYPE_CHECKING:
-    from .plan.choose import Choice
+    from .plan.choose import Plan, Wish
+    from .plan.opening import Choice
     from .runtime import Runtime
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -46,6 +47,33 @@ system_option = click.option("--system", metavar="TEXT", help="System line inste
 model_argument = click.argument("model", type=click.Path(path_type=Path))
 
 
+def wish_of(
+    options: RuntimeOptions, parallel: int | None = 1, deterministic: bool = False, per_request: int | None = None
+) -> Wish:
+    """What options fix of a plan. Raises UsageError for adapters that are written wrong."""
+    from .plan.choose import Wish
+    from .runtime import parse_adapter
+
+    adapters = [parse_adapter(text)[0] for text in options.lora]
+    return Wish(
+        ctx=options.ctx,
+        kv=options.kv,
+        gpu_layers=options.gpu_layers,
+        parallel=1 if deterministic else parallel,
+        per_request=per_request,
+        separate=deterministic,
+        lora=sum(path.stat().st_size for path in adapters if path.is_file()),
+    )
+
+
+def fits_beside(model: Path, options: RuntimeOptions) -> bool:
+    """Whether what MODEL names surely fits, whole, in what is free now, beside all that runs. Raises StellarError."""
+    from .plan.opening import choose
+
+    plan = choose(model, wish_of(options), options.level).plan
+    return plan.fits and plan.whole
+
+
 class Setup:
     """What the user asked for when a command started: it opens models, now or later, and says how to sample from them.
 
@@ -66,24 +94,54 @@ class Setup:
         model: Path,
         options: RuntimeOptions | None = None,
         tell: Callable[[Choice], None] | None = None,
-        **more: Any,
+        texts: Texts | None = None,
+        parallel: int | None = 1,
+        deterministic: bool = False,
+        per_request: int | None = None,
     ) -> Runtime:
-        """Choose the file that MODEL names, tell which, and open it; `more` goes to Runtime as it is."""
-        from .native.library import set_verbose
-        from .plan.choose import choose_model, describe
-        from .runtime import Runtime, asked_cells
+        """Plan how to run MODEL, tell it, and open it so, or with less where memory turns out to be short.
 
-        options = options or self.runtime
+        `parallel` None lets the plan say how many requests run at once.
+        """
+        from .native.library import set_verbose
+        from .plan.explain import describe, given_up, too_large
+        from .plan.opening import choose, open_fitting, prove
+        from .runtime import Runtime
+
+        options, texts = options or self.runtime, texts or Texts("en")
         set_verbose(self._verbose)
-        cells = asked_cells(options, more.get("parallel", 1), more.get("per_request"))
-        choice = choose_model(model, options.level, cells, kv_type=options.kv, gpu_layers=options.gpu_layers)
-        if options.gpu_layers is None and choice.gpu_layers is not None:
-            options = replace(options, gpu_layers=choice.gpu_layers)  # all of them would not load
+        wish = wish_of(options, parallel, deterministic, per_request)
+        choice = choose(model, wish, options.level)
         if tell:
             tell(choice)
-        elif self._verbose and (reason := describe(choice, Texts("en"))):
+        elif self._verbose and (reason := describe(choice, texts)):
             console.say(reason)
-        return Runtime(choice.path, options, **more)
+
+        def make(plan: Plan) -> Runtime:
+            setup = plan.setup
+            return Runtime(
+                plan.model.path,
+                replace(
+                    options,
+                    ctx=None if per_request else setup.n_ctx,
+                    kv=setup.kv,
+                    gpu_layers=None if plan.whole else setup.gpu_layers,
+                ),
+                parallel=plan.parallel,
+                deterministic=deterministic,
+                per_request=setup.n_ctx // plan.parallel if per_request else None,
+                prove=prove,
+            )
+
+        runtime, plan = open_fitting(choice, wish, make)
+        notes = [texts("plan.damaged", reason=problem.message) for problem in choice.problems]
+        if plan is not choice.plan:
+            what = given_up(choice.plan, plan, texts)
+            notes.append(texts("plan.short", file=plan.model.path.name, what=what))
+        elif line := too_large(choice, texts):
+            notes.append(line)
+        runtime.notes[:0] = notes
+        return runtime
 
     def sampling(self, model: Mapping[str, Any]) -> SamplingOptions:
         """How to sample; `model` holds the model's own defaults."""

@@ -6,7 +6,7 @@ Joins native, engine and prompts. Knows nothing of conversations, terminals, str
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from .native.model import ALL_LAYERS, Model
 from .prompts import BOS, EOS, Renderer, Special, Text, Turn, load_template, merged, parse_template, token_ids
 
 DEFAULT_CONTEXT = 4096  # tokens, where nobody says otherwise
+DEFAULT_KV = "f16"
 _MOST_SCALE = 100  # of a LoRA adapter; beyond, numbers overflow
 KEPT_PREFIXES = 8  # sequences beyond the running ones, which keep what earlier prompts began with
 FALLBACK_TEMPLATE = "bayling"
@@ -78,7 +79,8 @@ def asked_cells(options: RuntimeOptions, parallel: int = 1, per_request: int | N
 class Runtime:
     """A loaded model with an engine that runs `parallel` requests at once. Close it, or use it as a context manager.
 
-    They share the context; with `per_request` each has that many tokens of its own instead.
+    They share the context; with `per_request` each has that many tokens of its own instead. `prove` is given each
+    context that is made, before anything runs on it, and raises what shows that it cannot be used.
 
     `sampling` holds the model's own defaults of sampling options by name, `adapters` the scales of the --lora adapters
     by their files' stems, `notes` what the user should be told about choices made while opening. Raises ModelError,
@@ -92,10 +94,11 @@ class Runtime:
         parallel: int = 1,
         deterministic: bool = False,
         per_request: int | None = None,
+        prove: Callable[[Context], None] | None = None,
     ) -> None:
         self.notes: list[str] = []
         self.options = options
-        self._lanes = parallel, deterministic, per_request
+        self._lanes, self._prove = (parallel, deterministic, per_request), prove
         chosen = load_template(options.template) if options.template else None  # before the slow part
         adapters = _parse_adapters(options.lora)
         self.model = Model(path, gpu_layers=ALL_LAYERS if options.gpu_layers is None else options.gpu_layers)
@@ -124,12 +127,14 @@ class Runtime:
             size,
             sequences,
             threads=options.threads or 0,
-            kv_type=options.kv,
+            kv_type=options.kv or DEFAULT_KV,
             unified=per_request is None,
         )
         # Several requests share the context; one alone may fill it, but not beyond what the model was trained on.
         longest = min(per_request or trained, trained) if parallel > 1 else per_request
         try:
+            if self._prove:
+                self._prove(context)
             return Engine(context, parallel, deterministic, longest)
         except BaseException:
             context.close()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .resume import Done
 
 OUTPUT_FORMATS = ("jsonl", "text", "csv")
-PARALLEL, MOST_PARALLEL = 16, 64
+MOST_PARALLEL = 64
 _FILE = click.Path(path_type=Path)
 
 
@@ -45,7 +45,7 @@ class Settings:
     format: str
     resume: bool
     retry: bool
-    parallel: int
+    parallel: int | None  # None: as the plan says
     per_request: int | None
     deterministic: bool
     ordered: bool
@@ -84,7 +84,7 @@ class Settings:
     "--parallel",
     type=click.IntRange(1, MOST_PARALLEL),
     metavar="N",
-    help=f"Lines answered at once, 1 to {MOST_PARALLEL} [default: {PARALLEL}].",
+    help=f"Lines answered at once, 1 to {MOST_PARALLEL} [default: 16, or as many as fit].",
 )
 @click.option(
     "--per-request",
@@ -128,7 +128,7 @@ def batch(model: Path, system: str | None, verbose: bool, dry_run: bool, **flags
         settings.source.check()
         runtime, defaults = _open(settings, model, flags, verbose)
         with runtime:
-            predict(runtime, settings.source.items(defaults), settings.parallel, settings.json)
+            predict(runtime, settings.source.items(defaults), runtime.engine.parallel, settings.json)
         return
     code = _run(settings, lambda: _open(settings, model, flags, verbose))
     if code:
@@ -165,7 +165,7 @@ def _settings(system: str | None, flags: Mapping[str, Any]) -> Settings:
         format=flags["format"],
         resume=resume,
         retry=flags["retry_errors"],
-        parallel=1 if deterministic else flags["parallel"] or PARALLEL,
+        parallel=1 if deterministic else flags["parallel"],
         per_request=flags["per_request"],
         deterministic=deterministic,
         ordered=not flags["unordered"],
@@ -291,7 +291,7 @@ def _answer(
         runtime.engine.submit,
         write,
         progress.tick,
-        parallel=settings.parallel,
+        parallel=runtime.engine.parallel,
         ordered=settings.ordered,
     )
     with orderly(runner.ask_to_stop) as signals:

@@ -20,7 +20,9 @@ from ..console import table
 from ..engine import Request
 from ..engine.memory import shared_length
 from ..errors import StellarError
-from ..plan.choose import kv_memory
+from ..plan.estimate import Setup, estimate
+from ..plan.hardware import this_machine
+from ..plan.weights import Weights
 from .fields import Item
 from .render import Renderer
 from .report import duration
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from ..runtime import Runtime
 
 _PROMPT, _STEPS = 64, 16  # tokens of a probe's prompt, and steps after it
-_PROGRAM = 64 << 20  # bytes of Python, NumPy, llama.cpp and a vocabulary
 
 
 @dataclass
@@ -129,19 +130,19 @@ def count(runtime: Runtime, items: Iterable[Item]) -> Counts:
 
 
 def predict_memory(runtime: Runtime) -> dict[str, int]:
-    """Bytes by use. The compute buffers are llama.cpp's for a full batch: its widest rows and its mask, in float32, and
-    the logits it may be asked for, once where they are computed and once where they are read.
-    """
+    """Bytes by use, as the planner predicts them, main memory and GPUs together."""
     model, context = runtime.model, runtime.engine.context
-    width, inner = model.header.value("embedding_length", 0), model.header.value("feed_forward_length", 0)
-    inner = max(inner) if isinstance(inner, list) else inner
-    rows = context.n_batch * (2 * width + 3 * inner + context.n_ctx)
-    return {
-        "weights": model.size,
-        "KV": kv_memory(model.header, context.n_ctx, context.kv_type),
-        "compute": 4 * (rows + 2 * context.outputs * model.n_vocab),
-        "program": _PROGRAM,
-    }
+    weights, machine = Weights.of(model.header), this_machine(on_gpu=context.offloaded)
+    setup = Setup(
+        n_ctx=context.n_ctx,
+        kv=context.kv_type,
+        gpu_layers=min(model.gpu_layers, weights.layers) if machine.gpus else 0,
+        sequences=context.sequences,
+        n_batch=context.n_batch,
+        unified=context.unified,
+    )
+    need = estimate(weights, setup, machine).all
+    return {"weights": need.weights, "KV": need.kv, "compute": need.compute, "program": need.runtime}
 
 
 def probe(runtime: Runtime, parallel: int) -> Speed:

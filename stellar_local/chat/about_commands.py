@@ -5,10 +5,15 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
-from ..console import cells, fitted, folded, printable
+from ..console import amount, cells, fitted, folded, printable
 from ..errors import StellarError
-from ..plan.choose import amount, kv_memory, ranked
-from ..plan.hardware import free_memory
+from ..flags import wish_of
+from ..plan.choose import rank
+from ..plan.estimate import Setup, estimate
+from ..plan.explain import weighing
+from ..plan.hardware import this_machine
+from ..plan.models import candidates
+from ..plan.opening import freed
 from .state import Chat
 from .table import COMMANDS, GROUPS, Leave, command
 
@@ -130,17 +135,40 @@ def _visible(piece: bytes) -> str:
 
 @command("/plan")
 def _plan(chat: Chat, rest: str) -> None:
-    """The memory that the model takes, and the levels beside it with whether each would fit."""
+    """The memory that the model takes, and the levels beside it with whether each would fit in its place."""
     texts, note, runtime = chat.texts, chat.terminal.note, chat.runtime
-    header, size, kv = runtime.model.header, runtime.engine.context.n_ctx, runtime.options.kv
-    memory = free_memory(on_gpu=runtime.options.gpu_layers != 0)
-    weights, keys = header.file_size, kv_memory(header, size, kv)
-    note(texts("chat.plan_model", weights=amount(weights), kv=amount(keys), size=f"{size:,}", type=kv))
-    if memory is not None:
-        note(texts("chat.plan_free_gpu" if memory.gpus else "chat.plan_free", free=amount(memory.free)))
-        # What this model takes would be free for another; mapped weights in main memory count as free already.
-        memory = replace(memory, free=memory.free + keys + (weights if memory.gpus else 0))
-    for one in ranked(header.path.parent, size, kv, memory, runtime.options.gpu_layers):
-        fits = "chat.plan_unknown" if one.fits is None else "chat.plan_fits" if one.fits else "chat.plan_too_large"
-        mark = "*" if one.file == header.path else " "
-        note(f"{mark} {one.level:<8} {amount(one.needed):>9}  {texts(fits)}  {one.file.name}")
+    context, path, options = runtime.engine.context, runtime.model.path, runtime.options
+    machine = this_machine(on_gpu=options.gpu_layers != 0)
+    wish = replace(wish_of(options), ctx=context.n_ctx, kv=context.kv_type)
+    models = candidates(path.parent)
+    own = next(one for one in models if one.path == path)
+    layers = own.weights.layers if options.gpu_layers is None else options.gpu_layers
+    setup = Setup(context.n_ctx, context.kv_type, layers if machine.gpus else 0, context.sequences, context.n_batch)
+    need = estimate(own.weights, setup, machine, lora=wish.lora).all
+    note(
+        texts(
+            "chat.plan_model",
+            weights=amount(need.weights + need.lora),
+            kv=amount(need.kv),
+            size=f"{context.n_ctx:,}",
+            type=context.kv_type,
+            compute=amount(need.compute),
+        )
+    )
+    if machine.free is not None:
+        note(texts("chat.plan_free_gpu" if machine.gpus else "chat.plan_free", free=amount(machine.free)))
+    ranking = rank(models, wish, freed(machine, estimate(own.weights, setup, machine, lora=wish.lora)))
+    plans = {plan.model.path: plan for plan in (*reversed(ranking.refused), *reversed(ranking.plans))}
+    for plan in plans.values():
+        fits = (
+            "unknown"
+            if plan.short is None
+            else "fits"
+            if plan.fits and plan.whole
+            else "part"
+            if plan.fits
+            else "too_large"
+        )
+        mark = "*" if plan.model.path == path else " "
+        size = amount(weighing(plan, machine))
+        note(f"{mark} {plan.model.level:<8} {size:>9}  {texts(f'chat.plan_{fits}')}  {plan.model.path.name}")

@@ -17,8 +17,7 @@ from typing import Any
 from ..config import NOT_IN_CHAT, ChatOptions, RuntimeOptions, SamplingOptions
 from ..engine import Answer, Grammar
 from ..errors import RequestError, StellarError, UsageError
-from ..flags import Setup
-from ..plan.choose import fits_beside
+from ..flags import Setup, fits_beside
 from ..prompts import Turn, load_template
 from ..runtime import Runtime, parse_adapter
 from ..spec import Spec, specs
@@ -189,7 +188,7 @@ class Dialogue:
         options = replace(self.setup.runtime, level=None, lora=())
         old = self.runtime
         if fits_beside(model, options):
-            new = self.setup.open(model, options)
+            new = self.setup.open(model, options, texts=self.texts)
             old.close()
         else:
             new = self._swap(model, options)
@@ -215,10 +214,12 @@ class Dialogue:
         lora = tuple(f"{old.adapter_path(name)}:{scale}" for name, scale in scales.items())
         old.close()
         try:
-            return self.setup.open(model, options)
+            return self.setup.open(model, options, texts=self.texts)
         except BaseException:
             try:
-                self.runtime = self.setup.open(old.model.path, replace(old.options, lora=lora, level=None))
+                self.runtime = self.setup.open(
+                    old.model.path, replace(old.options, lora=lora, level=None), texts=self.texts
+                )
             except StellarError as error:
                 raise NoModel(error.message, error.hint) from error
             self.runtime.template = template

@@ -11,7 +11,8 @@ from pathlib import Path
 from ..config import ChatOptions
 from ..errors import UsageError
 from ..flags import Setup
-from ..plan.choose import Choice, describe
+from ..plan.explain import describe
+from ..plan.opening import Choice
 from ..render.markdown import answer_view, warm
 from ..terminal.terminal import PlainTerminal, Terminal, open_terminal
 from ..texts import Texts, language_of
@@ -60,7 +61,7 @@ def open_chat(setup: Setup, wish: Wish) -> Iterator[Chat]:
                 terminal.note(line)
 
         with terminal.answering():  # what is typed meanwhile is for the prompt
-            runtime = setup.open(model, tell=tell)
+            runtime = setup.open(model, tell=tell, texts=texts)
         try:
             chat = Chat(
                 setup,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..runtime import DEFAULT_CONTEXT, KEPT_PREFIXES
-from .estimate import HOST, Buffers, Need, Setup, estimate
+from .estimate import Buffers, Need, Setup, estimate
 from .hardware import Machine
 from .models import Candidate
 from .quality import Loss, loss
@@ -17,12 +17,12 @@ from .weights import Weights
 
 PARALLEL = 16  # requests at once in a batch, where nobody says otherwise
 SHARE = 512  # tokens of the shared KV memory for each of them, likewise
-_LEAST_CONTEXT = 512  # tokens, below which no context is planned unless asked for
+_LEAST_CONTEXT = 1024  # tokens, below which no context is planned unless asked for
 _SPARE = 128 << 20  # bytes of each place that are left alone: what is free there goes up and down
 # Percent of perplexity. Within the first, levels count as equally good, and the smaller and faster one is preferred;
 # up to the second, a whole model on the GPU is preferred to a better one that leaves layers to the processor.
 _SAME, _LITTLE, _MUCH = 0.1, 5.0, 15.0
-_MOSTLY = 0.8  # of the layers on the GPU: slower, but not by as much as all the loss of a lower level
+_MOSTLY, _HALF = 0.8, 0.5  # of the layers on the GPU: slower, but not by as much as a lower level loses
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Wish:
 @dataclass(frozen=True)
 class Plan:
     """A model at a level with a setup, what it needs, and `short`: the bytes missing, 0 or less where it fits, None
-    where the system does not say what is free.
+    where the system does not say what is free. `ideal` is the context that it should have.
     """
 
     model: Candidate
@@ -55,6 +55,7 @@ class Plan:
     need: Need
     short: int | None
     loss: Loss | None
+    ideal: int = 0
 
     @property
     def fits(self) -> bool:
@@ -106,17 +107,20 @@ def rank(
 
 
 def _order(plan: Plan) -> tuple[float, ...]:
-    """Better plans come first: see the constants above for what is preferred to what."""
+    """Better plans come first, in tiers:
+
+    0 whole, little loss of quality, nothing given up but the KV's precision; 1 as 0, but some layers are left to the
+    processor; 2 whole, little loss, half the context or of the requests at once given up; 3 whole and as wished, much
+    loss; 4 at least half of the layers on the GPU, or less context still; 5 what else there is.
+    """
     share = plan.setup.gpu_layers / plan.model.weights.layers
+    size, most = plan.setup.n_ctx, plan.ideal
+    little, much = plan.percent <= _LITTLE, plan.percent <= _MUCH
     if plan.whole:
-        tier = 0 if plan.percent <= _LITTLE else 2 if plan.percent <= _MUCH else 4
-    elif plan.percent <= _LITTLE:
-        tier = 1 if share >= _MOSTLY else 3
-    else:
-        tier = 5
-    if tier in (1, 3, 5):
-        return (tier, -share, plan.percent, -plan.setup.n_ctx)
-    return (tier, plan.percent // _SAME, -plan.setup.n_ctx, plan.model.weights.total)
+        tier = (0 if little else 3 if much else 5) if size >= most else 2 if little and 2 * size >= most else 4
+        return (tier if much else 5, plan.percent // _SAME, -size, plan.model.weights.total)
+    tier = 1 if little and share >= _MOSTLY else 4 if much and share >= _HALF else 5
+    return (tier, -share // _SAME, plan.percent, -size)
 
 
 def default_context(weights: Weights, parallel: int) -> int:
@@ -217,7 +221,8 @@ class _Planner:
             flash=wish.flash,
             split=wish.split,
         )
-        return planned(self._model, setup, parallel, self._machine, self._buffers(self._model, setup), wish.lora)
+        found = planned(self._model, setup, parallel, self._machine, self._buffers(self._model, setup), wish.lora)
+        return replace(found, ideal=self._context(wish.parallel or PARALLEL))
 
 
 def sequences_of(parallel: int, separate: bool) -> int:
@@ -234,14 +239,3 @@ def planned(
     need = estimate(model.weights, setup, machine, buffers, lora)
     short = None if machine.free is None else need.short(machine) + _SPARE
     return Plan(model, setup, parallel, need, short, loss(model.level, setup.kv))
-
-
-def spared(plan: Plan, machine: Machine) -> dict[str, int]:
-    """What would be left free in each place, in bytes."""
-    free = {device.name: device.free for device in machine.gpus} | ({} if machine.ram is None else {HOST: machine.ram})
-    return {name: free[name] - parts.total for name, parts in plan.need.places.items() if name in free}
-
-
-def with_machine(plan: Plan, machine: Machine, buffers: Buffers | None = None, lora: int = 0) -> Plan:
-    """The same setup, on what is free now."""
-    return planned(plan.model, replace(plan.setup), plan.parallel, machine, buffers, lora)

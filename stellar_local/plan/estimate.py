@@ -139,9 +139,7 @@ def spread(weights: Weights, setup: Setup, machine: Machine) -> list[int]:
     ]
 
 
-def estimate(
-    weights: Weights, setup: Setup, machine: Machine, buffers: Buffers | None = None, lora: int = 0
-) -> Need:
+def estimate(weights: Weights, setup: Setup, machine: Machine, buffers: Buffers | None = None, lora: int = 0) -> Need:
     """The memory of a setup on a machine. `buffers` are a probe's, `lora` the bytes of all adapters."""
     where = spread(weights, setup, machine)
     names = {device.name: number for number, device in enumerate(machine.gpus)}

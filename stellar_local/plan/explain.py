@@ -5,15 +5,11 @@ Knows the texts; knows nothing of how a plan comes about.
 
 from __future__ import annotations
 
+from ..console import amount
 from ..texts import Texts
 from .choose import Plan, Ranking
 from .hardware import Machine
 from .opening import Choice, Reason
-
-
-def amount(size: float) -> str:
-    """Bytes in the unit that people read."""
-    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
 
 
 def describe(choice: Choice, texts: Texts) -> str:
@@ -86,3 +82,14 @@ def refusal(plan: Plan, ranking: Ranking, name: str, texts: Texts) -> str:
         return texts("plan.refused", **values)
     how = given_up(plan, lesser, texts)
     return texts("plan.refused_but" if lesser.whole else "plan.refused_slower", how=how, **values)
+
+
+def too_large(choice: Choice, texts: Texts) -> str:
+    """What to say of a choice that was fixed by the user and does not fit; "" for others."""
+    plan, machine = choice.plan, choice.ranking.machine
+    if plan.fits or plan.short is None or choice.reason not in (Reason.FILE, Reason.NAMED):
+        return ""
+    needed, free = weighing(plan, machine), machine.free or 0
+    if needed <= free and machine.ram is not None and machine.gpus:  # it is the main memory that lacks
+        needed, free = plan.need.host.total, machine.ram
+    return texts("plan.too_large", file=choice.path.name, needed=amount(needed), free=amount(free))

@@ -16,9 +16,12 @@ from pathlib import Path
 from ..errors import ModelError, UsageError
 from ..files import is_there
 from ..native.header import Header, read_header
-from .shapes import LEVELS, SHAPES, shape_header
+from .shapes import SHAPES, shape_header
 from .sparse import write_sparse
 from .weights import Weights
+
+# Of 30 levels those worth choosing from: each is the best of its size that needs no importance matrix.
+USUAL = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.gguf"), key=lambda file: (-file.stat().st_size, file.name))
 
 
-def candidates(
-    model: Path, level: str | None = None, problems: list[ModelError] | None = None
-) -> list[Candidate]:
+def candidates(model: Path, level: str | None = None, problems: list[ModelError] | None = None) -> list[Candidate]:
     """The models that MODEL names, the largest first; with `level` that one alone. Adapters are left out.
 
     A damaged file beside good ones is left out as well, and told of in `problems`. Raises ModelError or UsageError
@@ -92,11 +93,11 @@ def candidates(
 
 
 def named(name: str, level: str | None = None) -> list[Candidate]:
-    """A model of a named size at every level that needs no importance matrix, or at one; the largest first.
+    """A model of a named size at the levels that people use, or at one; the largest first.
 
     Raises UsageError for a name or a level that nobody knows.
     """
-    levels = [level] if level else [one.name for one in LEVELS.values() if not one.needs_importance]
+    levels = [level] if level else USUAL
     found = [Candidate(shape_header(name, one), one.upper(), named=True) for one in levels]
     return sorted(found, key=lambda one: -one.header.file_size)
 

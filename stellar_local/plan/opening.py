@@ -15,7 +15,7 @@ from typing import TypeVar
 from ..errors import ModelError, ShortMemoryError
 from ..native.context import Context
 from .choose import Plan, Ranking, Wish, default_context, planned, rank, sequences_of
-from .estimate import MIB, Buffers, Setup, work
+from .estimate import MIB, Buffers, Need, Setup, work
 from .hardware import Machine, available_memory, this_machine
 from .models import Candidate, candidates, openable
 from .probe import probe
@@ -97,6 +97,16 @@ def _likeness(path: Path, setup: Setup) -> tuple[Path, Setup]:
     return path, replace(setup, gpu_layers=0)
 
 
+def freed(machine: Machine, need: Need) -> Machine:
+    """The machine as it will be once what needs this much is gone.
+
+    Weights that were mapped count as free main memory already.
+    """
+    gpus = tuple(replace(one, free=one.free + need.places[one.name].total) for one in machine.gpus)
+    back = need.host.kv + need.host.compute
+    return replace(machine, gpus=gpus, ram=None if machine.ram is None else machine.ram + back)
+
+
 def lesser(choice: Choice, wish: Wish) -> Iterator[Plan]:
     """What to try when the chosen plan does not fit after all, one thing after another given up where the user left it
     open: requests at once, the KV's precision, layers on the GPU, context, and at last the level.
@@ -135,19 +145,16 @@ def _shrunk(plan: Plan, wish: Wish) -> Iterator[Plan]:
         yield now(n_ctx=setup.n_ctx // 2, n_batch=min(setup.n_batch, setup.n_ctx // 2))
 
 
-def open_fitting(
-    choice: Choice, wish: Wish, make: Callable[[Plan], Opened], tell: Callable[[Plan, ShortMemoryError], None]
-) -> tuple[Opened, Plan]:
+def open_fitting(choice: Choice, wish: Wish, make: Callable[[Plan], Opened]) -> tuple[Opened, Plan]:
     """Open the chosen plan, or where memory is short after all, the next lesser one that should fit and does.
 
-    `make` opens a plan and raises ShortMemoryError where it does not fit; `tell` hears of each that did not. Raises
-    that error where there is nothing left to give up.
+    `make` opens a plan and raises ShortMemoryError where it does not fit. Raises that error where there is nothing left
+    to give up.
     """
     try:
         return make(choice.plan), choice.plan
     except ShortMemoryError as error:
-        first = last = error
-        tell(choice.plan, error)
+        last = error
     tried = choice.plan
     rest = list(lesser(choice, wish))
     for plan in rest:
@@ -159,8 +166,7 @@ def open_fitting(
             return make(plan), plan
         except ShortMemoryError as error:
             tried, last = plan, error
-            tell(plan, error)
-    raise ShortMemoryError(last.message, first.hint) from last
+    raise last
 
 
 def prove(context: Context) -> None:

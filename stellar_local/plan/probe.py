@@ -79,4 +79,4 @@ def _answer(question: dict[str, Any]) -> list[dict[str, int] | None]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_answer(json.load(sys.stdin))))  # noqa: T201: the parent reads it
+    sys.stdout.write(json.dumps(_answer(json.load(sys.stdin))))
