@@ -61,7 +61,7 @@ _LIKE = {"IQ4_NL": "Q4_K_S", "IQ4_XS": "Q4_K_S", "IQ3_M": "Q3_K_M", "IQ3_S": "Q3
 _PERPLEXITY = 6.234284 - 0.002650  # F16's, as every row has it: PPL less ΔPPL
 
 # (percent, whether it was published for a LLaMA over the whole text). q8_0: LLaMA 3 8B, 6.234369 against 6.232196
-# (llama.cpp #7412, without the rotation of keys and values that llama.cpp has had since #21038, which is there to lose less).
+# (llama.cpp #7412; without the rotation of keys and values, made to lose less, that llama.cpp has had since #21038).
 # q4_0, rotated, all at 512 tokens: LLaMA 2 7B +0.19 % over 8 chunks, Gemma 3 4B 7.9506 against 7.8551 (#21551). The
 # larger one is taken, since errors grow with the context's length.
 _KV = {"f16": (0.0, True), "q8_0": (0.0349, True), "q4_0": (1.22, False)}
