@@ -21,45 +21,47 @@ from ..files import read_text
 from ..texts import Texts
 
 # llama.cpp's tools/perplexity/README.md, "LLaMA 3 8b Scoreboard" (revision f364eb6f, Wikitext-2, 512 tokens): ΔPPL, the
-# rise over F16. Where it has a level both with and without an importance matrix, the row without; the IQ levels were
-# published with one of Wikitext only (10 million tokens), and lose more without.
-# F32 and BF16 hold the published weights exactly, F16 within 0.04 % (the same source); F16 is what all is compared with.
-_RISE = {
-    "F32": 0.0,
-    "F16": 0.0,
-    "BF16": 0.0,
-    "Q8_0": 0.002650,
-    "Q6_K": 0.021748,
-    "Q5_K_M": 0.056974,
-    "Q5_K_S": 0.104964,
-    "Q5_1": 0.106223,
-    "Q5_0": 0.131591,
-    "Q4_K_M": 0.175482,
-    "Q4_K_S": 0.268895,
-    "Q4_1": 0.451103,
-    "Q4_0": 0.468514,
-    "IQ4_NL": 0.223959,
-    "IQ4_XS": 0.228071,
-    "Q3_K_L": 0.556242,
-    "Q3_K_M": 0.656864,
-    "Q3_K_S": 1.632152,
-    "IQ3_M": 0.666694,
-    "IQ3_S": 0.733867,
-    "IQ3_XS": 0.931409,
-    "IQ3_XXS": 1.226803,
-    "Q2_K": 3.519934,
-    "Q2_K_S": 3.092145,  # with a matrix, which it needs
-    "IQ2_M": 2.369166,
-    "IQ2_S": 3.419148,
-    "IQ2_XS": 4.529791,
-    "IQ2_XXS": 7.860148,
-    "IQ1_M": 19.262089,
-    "IQ1_S": 54.462959,
+# rise over F16, without an importance matrix and with one (of 10 million tokens of Wikitext). None: not published.
+# F32 and BF16 hold the published weights exactly, F16 within 0.04 % (same source); F16 is what all is compared with.
+_RISE: dict[str, tuple[float | None, float | None]] = {
+    "F32": (0.0, 0.0),
+    "F16": (0.0, 0.0),
+    "BF16": (0.0, 0.0),
+    "Q8_0": (0.002650, 0.002650),  # its quantizer does not look at a matrix
+    "Q6_K": (0.021748, None),
+    "Q5_K_M": (0.056974, None),
+    "Q5_K_S": (0.104964, None),
+    "Q5_1": (0.106223, None),
+    "Q5_0": (0.131591, None),
+    "Q4_K_M": (0.175482, 0.151303),
+    "Q4_K_S": (0.268895, 0.178064),
+    "Q4_1": (0.451103, None),
+    "Q4_0": (0.468514, None),
+    "IQ4_NL": (None, 0.223959),
+    "IQ4_XS": (None, 0.228071),
+    "Q3_K_L": (0.556242, 0.439590),
+    "Q3_K_M": (0.656864, 0.502622),
+    "Q3_K_S": (1.632152, 1.371244),
+    "IQ3_M": (None, 0.666694),
+    "IQ3_S": (None, 0.733867),
+    "IQ3_XS": (None, 0.931409),
+    "IQ3_XXS": (None, 1.226803),
+    "Q2_K": (3.519934, 2.416191),
+    "Q2_K_S": (None, 3.092145),
+    "IQ2_M": (None, 2.369166),
+    "IQ2_S": (None, 3.419148),
+    "IQ2_XS": (None, 4.529791),
+    "IQ2_XXS": (None, 7.860148),
+    "IQ1_M": (None, 19.262089),
+    "IQ1_S": (None, 54.462959),
 }
+# These can be made without a matrix, but only the figure with one was published. Estimated: that they lose as much more
+# without as the K-quant of their size does.
+_LIKE = {"IQ4_NL": "Q4_K_S", "IQ4_XS": "Q4_K_S", "IQ3_M": "Q3_K_M", "IQ3_S": "Q3_K_M"}
 _PERPLEXITY = 6.234284 - 0.002650  # F16's, as every row has it: PPL less ΔPPL
 
 # (percent, whether it was published for a LLaMA over the whole text). q8_0: LLaMA 3 8B, 6.234369 against 6.232196
-# (llama.cpp #7412, without the rotation of keys and values that llama.cpp has had since #21038: no less is lost now).
+# (llama.cpp #7412; without the rotation of keys and values, made to lose less, that llama.cpp has had since #21038).
 # q4_0, rotated, all at 512 tokens: LLaMA 2 7B +0.19 % over 8 chunks, Gemma 3 4B 7.9506 against 7.8551 (#21551). The
 # larger one is taken, since errors grow with the context's length.
 _KV = {"f16": (0.0, True), "q8_0": (0.0349, True), "q4_0": (1.22, False)}
@@ -73,7 +75,7 @@ WORDS: tuple[str, ...] = ("none", *_FROM)
 class Loss:
     """By how many percent perplexity rises over F16 with f16 KV; None where nobody knows.
 
-    `measured`: published or measured for this level and KV type each, rather than estimated.
+    `measured`: published or measured for the level and for the KV type, rather than estimated.
     """
 
     percent: float | None
@@ -104,20 +106,38 @@ class Divergence:
         return 100 * math.expm1(self.kl)
 
 
-def loss(level: str, kv: str = "f16", measured: Mapping[str, Divergence] | None = None) -> Loss:
+def loss(
+    level: str, kv: str = "f16", importance: bool = False, measured: Mapping[str, Divergence] | None = None
+) -> Loss:
     """What a level and a KV type lose together, the one after the other.
 
-    A level in `measured`, as `divergences` gives, is judged by that instead, added to its reference's published loss.
-    For a level or a KV type that is not known, `percent` is None.
+    `importance` says whether the level was made with an importance matrix; those that need one were. A level in
+    `measured`, as `divergences` gives, is judged by that instead, on top of its reference's published loss. For a level
+    or a KV type that is not known, `percent` is None.
     """
     level = level.upper()
     found = (measured or {}).get(level)
-    rise = _RISE.get(found.reference if found else level)
+    rise = _rise(found.reference if found else level, importance)
     if rise is None or kv not in _KV:
         return Loss(None, False)
     percent, known = _KV[kv]
-    shares = (rise / _PERPLEXITY, (found.percent if found else 0.0) / 100, percent / 100)
-    return Loss(100 * (math.prod(1 + share for share in shares) - 1), known)
+    shares = (rise[0] / _PERPLEXITY, (found.percent if found else 0.0) / 100, percent / 100)
+    return Loss(100 * (math.prod(1 + share for share in shares) - 1), known and rise[1])
+
+
+def _rise(level: str, importance: bool) -> tuple[float, bool] | None:
+    """A level's rise in perplexity, and whether that was published for it as it was made; None for an unknown one."""
+    without, with_matrix = _RISE.get(level, (None, None))
+    if importance and with_matrix is not None:
+        return with_matrix, True
+    if without is not None:
+        return without, not importance
+    if with_matrix is None:
+        return None
+    if level not in _LIKE:
+        return with_matrix, True
+    more, less = _RISE[_LIKE[level]]
+    return with_matrix * (more or 0.0) / (less or 1.0), False
 
 
 def describe(found: Loss, texts: Texts) -> str:
@@ -128,7 +148,7 @@ def describe(found: Loss, texts: Texts) -> str:
 def divergences(folder: Path) -> dict[str, Divergence]:
     """What a converted folder's manifest.json says of its levels, by level; {} where it says nothing.
 
-    What is damaged is left out: a plan can do without, and `stellar verify` is there to complain.
+    What is damaged is left out: a plan can do without, and `stellar convert --verify` is there to complain.
     """
     path = folder / "manifest.json"
     try:
