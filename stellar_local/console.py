@@ -162,15 +162,19 @@ def amount(size: float) -> str:
     return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], file: IO[str] | None = None) -> None:
-    """Print a table with wrapped cells, sized to the terminal (100 columns where there is none)."""
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], file: IO[str] | None = None, lines: bool = True
+) -> None:
+    """Print a table with wrapped cells, and `lines` between rows, sized to the terminal (100 columns where there is
+    none).
+    """
     from rich.box import ROUNDED
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     stream = file or sys.stderr
-    grid = Table(box=ROUNDED, show_lines=True)
+    grid = Table(box=ROUNDED, show_lines=lines)
     for header in headers:
         grid.add_column(Text(header), overflow="fold")
     for row in rows:
