@@ -31,10 +31,12 @@ $(VENV)/.dev: $(VENV)/.demo
 demo: $(VENV)/.demo
 	@$(BIN)/stellar quickstart --dir demo
 
-# Training's tests compute, each on one core: two at a time. The others wait for terminals and count what threads do.
+# These tests compute, each on one core: two at a time. The others wait for terminals and count what threads do.
+TWO_AT_A_TIME := $(addprefix tests/,train convert engine native plan render)
+
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest --ignore tests/train
-	@$(BIN)/python -m pytest -n 2 tests/train
+	@$(BIN)/python -m pytest $(TWO_AT_A_TIME:%=--ignore %)
+	@$(BIN)/python -m pytest -n 2 $(TWO_AT_A_TIME)
 
 test-fast: $(VENV)/.dev
 	@$(BIN)/python -m pytest -m 'not real'
