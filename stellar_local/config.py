@@ -32,7 +32,12 @@ class RuntimeOptions:
         metavar="N",
     )
     gpu_layers: int | None = option(
-        None, "Layers to offload to the GPU [default: auto, all that fit].", int, least=0, words={"auto": None}, metavar="auto|N"
+        None,
+        "Layers to offload to the GPU [default: auto, all that fit].",
+        int,
+        least=0,
+        words={"auto": None},
+        metavar="auto|N",
     )
     kv: str | None = option(
         None,

@@ -165,16 +165,16 @@ def amount(size: float) -> str:
 def table(
     headers: Sequence[str], rows: Sequence[Sequence[str]], file: IO[str] | None = None, lines: bool = True
 ) -> None:
-    """Print a table with wrapped cells, and `lines` between rows, sized to the terminal (100 columns where there is
-    none).
+    """Print a table with wrapped cells, sized to the terminal (100 columns where there is none); without `lines` a
+    narrow one of short cells.
     """
-    from rich.box import ROUNDED
+    from rich.box import ROUNDED, SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     stream = file or sys.stderr
-    grid = Table(box=ROUNDED, show_lines=lines)
+    grid = Table(box=ROUNDED if lines else SIMPLE_HEAD, show_lines=lines, pad_edge=lines, collapse_padding=not lines)
     for header in headers:
         grid.add_column(Text(header), overflow="fold")
     for row in rows:

@@ -44,9 +44,9 @@ _MOST_PARALLEL = 64
 def plan(model: str | None, use: str | None, cards: bool, as_json: bool, **flags: Any) -> None:
     """What fits this machine, or a card that you may buy: which level of MODEL, and how to run it.
 
-    MODEL is a .gguf file, of which the header is enough, a folder made by stellar convert, or a size: 7b, 8b, 13b. The
-    first row of each table is what stellar chat and stellar batch do without options; what you fix is kept, and checked.
-    Exits with 1 if nothing fits.
+    MODEL is a .gguf file, of which the header is enough, a folder made by stellar convert, or a size: 7b, 8b, 13b.
+    The first row of each table is what stellar chat and stellar batch do without options; what you fix is kept, and
+    checked. The exit code is 1 if nothing fits.
 
     \b
     Example: stellar plan demo/model
@@ -160,7 +160,7 @@ def _gib(size: int) -> str:
 def _lost(plan: Plan, texts: Texts) -> str:
     from .plan.quality import describe
 
-    return texts("plan.loss_unknown") if plan.loss is None else describe(plan.loss, texts)
+    return describe(plan.loss, texts)
 
 
 def _show_cards(texts: Texts, as_json: bool) -> None:
@@ -193,14 +193,16 @@ def _show_cards(texts: Texts, as_json: bool) -> None:
 
 
 def _in_short(plan: Plan, texts: Texts) -> str:
-    """A plan in one cell: "Q4_K_M, 4,096 tokens, q8_0 KV, 36 of 41 layers"."""
+    """A plan in one cell: "Q4_K_M, 4,096, q8_0 KV, 36 of 41 layers"."""
+    from .plan.explain import joined
+
     setup = plan.setup
     parts = [plan.model.level, f"{setup.n_ctx:,}"]
     parts += [texts("plan.at_once", count=plan.parallel)] if plan.parallel > 1 else []
     parts += [] if setup.kv == "f16" else [f"{setup.kv} KV"]
     if not plan.whole:
         parts.append(texts("plan.some_layers", held=setup.gpu_layers, layers=plan.model.weights.layers))
-    return texts("plan.and").join(parts)
+    return joined(parts, texts)
 
 
 def _values(found: dict[str, Ranking], machine: Machine, texts: Texts) -> dict[str, Any]:
@@ -236,6 +238,6 @@ def _value(plan: Plan) -> dict[str, Any]:
         "probed": plan.need.probed,
         "fits": plan.fits,
         "spare": None if plan.short is None else -plan.short,
-        "loss_percent": None if loss is None or loss.percent is None else round(loss.percent, 3),
-        "loss_measured": bool(loss and loss.measured),
+        "loss_percent": None if loss.percent is None else round(loss.percent, 3),
+        "loss_measured": loss.measured,
     }

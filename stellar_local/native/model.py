@@ -22,7 +22,8 @@ class Model:
 
     `gpu_layers` counts the layers to offload, from the last; it has no effect in a build without a GPU backend.
     With `no_alloc` no weight is read and nothing can be computed: a context of it says in llama.cpp's log how much
-    memory it would take, and a file that is only a header, made as long as the whole, will do. Raises ModelError if the file is missing, no GGUF, truncated, or refused by llama.cpp.
+    memory it would take, and a file that is only a header, made as long as the whole, will do. Raises ModelError if the
+    file is missing, no GGUF, truncated, or refused by llama.cpp, ShortMemoryError if that is for want of memory.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from ..runtime import DEFAULT_CONTEXT, KEPT_PREFIXES
 from .estimate import Buffers, Need, Setup, estimate
 from .hardware import Machine
 from .models import Candidate
-from .quality import Loss, loss
+from .quality import Loss
 from .weights import Weights
 
 PARALLEL = 16  # requests at once in a batch, where nobody says otherwise
@@ -54,7 +54,7 @@ class Plan:
     parallel: int
     need: Need
     short: int | None
-    loss: Loss | None
+    loss: Loss
     ideal: int = 0
 
     @property
@@ -70,7 +70,7 @@ class Plan:
     @property
     def percent(self) -> float:
         """The loss of quality in percent of perplexity; where nobody knows it, as if it were hardly any."""
-        return 0.0 if self.loss is None or self.loss.percent is None else max(self.loss.percent, 0.0)
+        return max(self.loss.percent or 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ Estimate = Callable[[Candidate, Setup], Buffers | None]
 def rank(
     models: Sequence[Candidate], wish: Wish, machine: Machine, buffers: Estimate = lambda _model, _setup: None
 ) -> Ranking:
-    """Every model's best setups on a machine, ranked. `buffers` are a probe's, where one was made. Raises ModelError."""
+    """Every model's best setups on a machine, ranked; `buffers` are a probe's, if there was one. Raises ModelError."""
     plans: list[Plan] = []
     refused: list[Plan] = []
     for model in models:
@@ -238,4 +238,4 @@ def planned(
     """A setup with what it needs on a machine, and what is missing there beside a reserve."""
     need = estimate(model.weights, setup, machine, buffers, lora)
     short = None if machine.free is None else need.short(machine) + _SPARE
-    return Plan(model, setup, parallel, need, short, loss(model.level, setup.kv))
+    return Plan(model, setup, parallel, need, short, model.loss(setup.kv))

@@ -5,6 +5,8 @@ Knows the texts; knows nothing of how a plan comes about.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..console import amount
 from ..texts import Texts
 from .choose import Plan, Ranking
@@ -65,7 +67,12 @@ def given_up(before: Plan, after: Plan, texts: Texts) -> str:
         found.append(texts("plan.less_layers", old=old.gpu_layers, new=new.gpu_layers))
     if new.n_ctx < old.n_ctx:
         found.append(texts("plan.less_ctx", old=f"{old.n_ctx:,}", new=f"{new.n_ctx:,}"))
-    return texts("plan.and").join(found)
+    return joined(found, texts)
+
+
+def joined(parts: Sequence[str], texts: Texts) -> str:
+    """An enumeration as the language has it."""
+    return ("，" if texts.language == "zh" else ", ").join(parts)
 
 
 def refusal(plan: Plan, ranking: Ranking, name: str, texts: Texts) -> str:

@@ -7,16 +7,17 @@ Knows files and folders; what fits is chosen elsewhere. The type mixes behind th
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from ..errors import ModelError, UsageError
 from ..files import is_there
 from ..native.header import Header, read_header
-from .shapes import SHAPES, shape_header
+from .quality import Divergence, Loss, divergences, loss
+from .shapes import LEVELS, SHAPES, shape_header
 from .sparse import write_sparse
 from .weights import Weights
 
@@ -26,11 +27,14 @@ USUAL = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model at a level. `named` means that only its size is known, not a file."""
+    """A model at a level. `named` means that only its size is known, not a file; `measured` is what the folder's
+    manifest says that its levels lose.
+    """
 
     header: Header
     level: str
     named: bool = False
+    measured: Mapping[str, Divergence] = field(default_factory=dict, compare=False)
 
     @cached_property
     def weights(self) -> Weights:
@@ -42,10 +46,23 @@ class Candidate:
         """Its file."""
         return self.header.path
 
+    def loss(self, kv: str) -> Loss:
+        """What the level and a KV type lose in quality."""
+        importance = any(key.startswith("quantize.imatrix.") for key in self.header.metadata)
+        return loss(self.level, kv, importance, self.measured)
+
 
 def level_of(path: Path) -> str:
     """The level in a file name of the form NAME-LEVEL.gguf, in upper case."""
     return path.stem.rpartition("-")[2].upper()
+
+
+def _candidate(header: Header, measured: Mapping[str, Divergence] | None = None) -> Candidate:
+    """A file's model; its level by its name, else by the file type that its header states."""
+    level, types = level_of(header.path), {one.file_type: name for name, one in LEVELS.items()}
+    if level not in LEVELS:
+        level = types.get(header.metadata.get("general.file_type", -1), level)
+    return Candidate(header, level, measured=measured or {})
 
 
 def _files(folder: Path) -> list[Path]:
@@ -64,15 +81,15 @@ def candidates(model: Path, level: str | None = None, problems: list[ModelError]
     if not model.is_dir():
         if level:
             raise UsageError(f"--level chooses within a folder, but {model} is a file", "leave --level out")
-        return [Candidate(read_header(model), level_of(model))]
+        return [_candidate(read_header(model), divergences(model.parent))]
     files = _files(model)
     if level and files:
         named = [file for file in files if level_of(file) == level.upper()]
         if not named:
             have = ", ".join(level_of(file) for file in files)
             raise UsageError(f"level {level} is not in {model}", f"it holds {have}")
-        return [Candidate(read_header(named[0]), level_of(named[0]))]
-    found: list[Candidate] = []
+        return [_candidate(read_header(named[0]), divergences(model))]
+    found, measured = [], divergences(model)
     broken: list[ModelError] = []
     for file in files:
         try:
@@ -81,7 +98,7 @@ def candidates(model: Path, level: str | None = None, problems: list[ModelError]
             broken.append(error)
             continue
         if header.metadata.get("general.type") != "adapter":  # a LoRA adapter beside the levels
-            found.append(Candidate(header, level_of(file)))
+            found.append(_candidate(header, measured))
     if found:
         if problems is not None:
             problems += broken
