@@ -104,7 +104,7 @@ class Setup:
         `parallel` None lets the plan say how many requests run at once.
         """
         from .native.library import set_verbose
-        from .plan.explain import describe, given_up, too_large
+        from .plan.explain import describe, given_up, noted
         from .plan.opening import choose, open_fitting, prove
         from .runtime import Runtime
 
@@ -138,8 +138,8 @@ class Setup:
         if plan is not choice.plan:
             what = given_up(choice.plan, plan, texts)
             notes.append(texts("plan.short", file=plan.model.path.name, what=what))
-        elif line := too_large(choice, texts):
-            notes.append(line)
+        elif not tell or not describe(choice, texts):
+            notes += noted(choice, texts)
         runtime.notes[:0] = notes
         return runtime
 

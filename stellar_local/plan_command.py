@@ -109,7 +109,7 @@ def _ranked(models: Sequence[Candidate], wish: Wish, machine: Machine) -> Rankin
     from .plan.opening import probed
 
     ranking = rank(models, wish, machine)
-    return ranking if machine.stated or not ranking.plans else probed(models, wish, machine, ranking.plans)
+    return ranking if machine.stated else probed(models, wish, machine, ranking, len(ranking.plans))
 
 
 def _show(found: dict[str, Ranking], model: str, machine: Machine, texts: Texts) -> None:

@@ -11,9 +11,11 @@ from typing import Any
 
 from ..errors import ModelError, ShortMemoryError, StellarError
 from .header import Header, check_runnable, check_vocabulary, read_header
-from .library import api, complaints, deferred_interrupt, speaks_of_memory
+from .library import api, complaints, deferred_interrupt, recorded, speaks_of_memory
+from .mapped import let_go
 
 _CONTROL = 1 << 3  # LLAMA_TOKEN_ATTR_CONTROL
+_REPACKED = "_REPACK model buffer size"  # in the log where weights were copied into another order
 ALL_LAYERS = 1 << 20  # more layers than any model has: offload everything
 
 
@@ -47,7 +49,8 @@ class Model:
             with deferred_interrupt() as interruption:
                 progress = self._api.llama_progress_callback(lambda _share, _data: not interruption.asked)
                 params.progress_callback = progress
-                self.handle = self._api.llama_model_load_from_file(os.fsencode(path), params)
+                with recorded() as log:
+                    self.handle = self._api.llama_model_load_from_file(os.fsencode(path), params)
         except KeyboardInterrupt:
             self.close()
             raise
@@ -57,6 +60,8 @@ class Model:
                 f"llama.cpp cannot load {path}: {reason or 'no reason given'}",
                 "run with -v to see its whole log; a larger model than memory needs a lower level",
             )
+        if _REPACKED in "".join(log):
+            let_go(path)
         self.vocab: Any = self._api.llama_model_get_vocab(self.handle)
         if not vocab_only and (
             not self._api.llama_model_has_decoder(self.handle)
