@@ -85,6 +85,10 @@ def _is_tight(plan: Plan, machine: Machine) -> bool:
 def probed(models: Sequence[Candidate], wish: Wish, machine: Machine, ranking: Ranking, most: int) -> Ranking:
     """Everything ranked anew, with llama.cpp's own word on the compute buffers of the `most` first plans."""
     known: dict[tuple[Path, Setup], Buffers | None] = {}
+
+    def buffers(model: Candidate, setup: Setup) -> Buffers | None:
+        return known.get(_likeness(model.path, setup))
+
     for _ in range(_ROUNDS):
         new = [plan for plan in ranking.plans[:most] if _likeness(plan.model.path, plan.setup) not in known]
         if not new:
@@ -95,7 +99,7 @@ def probed(models: Sequence[Candidate], wish: Wish, machine: Machine, ranking: R
                 continue
             with openable(model) as path:
                 known |= zip([_likeness(model.path, one) for one in setups], probe(path, setups), strict=True)
-        ranking = rank(models, wish, machine, lambda model, setup: known.get(_likeness(model.path, setup)))
+        ranking = rank(models, wish, machine, buffers)
     return ranking
 
 
