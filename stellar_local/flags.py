@@ -35,7 +35,8 @@ def options_of(kind: type[Any], without: Sequence[str] = ()) -> Callable[[Functi
             first = "the model's, or " if spec.key else ""
             help = f"{spec.help} [default: {first}{item.default}]" if known else spec.help
             flag, metavar = f"--{name.replace('_', '-')}", spec.metavar or "|".join(spec.choices)
-            function = click.option(flag, name, metavar=metavar, multiple=spec.many, help=help)(function)
+            repeated = spec.many and not spec.separator
+            function = click.option(flag, name, metavar=metavar, multiple=repeated, help=help)(function)
         return function
 
     return decorate

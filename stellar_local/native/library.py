@@ -18,9 +18,10 @@ from typing import Any
 from ..errors import StellarError
 from .cores import spin_briefly
 
-_ERROR_LEVEL, _CONTINUE_LEVEL = 4, 5  # ggml_log_level in ggml.h
+_WARN_LEVEL, _ERROR_LEVEL, _CONTINUE_LEVEL = 3, 4, 5  # ggml_log_level in ggml.h
 _state: dict[str, Any] = {}
 _complaints: deque[str] = deque(maxlen=8)
+_warnings: deque[str] = deque(maxlen=64)
 _verbose = False
 
 
@@ -35,6 +36,13 @@ def complaints() -> str:
     text = "; ".join(line.strip() for line in _complaints if line.strip())
     _complaints.clear()
     return text
+
+
+def warnings() -> list[str]:
+    """The library's last warnings since the previous call, line by line."""
+    lines = [line for text in _warnings for line in text.splitlines() if line.strip()]
+    _warnings.clear()
+    return lines
 
 
 class Interruption:
@@ -96,6 +104,8 @@ def api() -> Any:
         line = text.decode("utf-8", "replace")
         if last_level == _ERROR_LEVEL:
             _complaints.append(line)
+        elif last_level == _WARN_LEVEL:
+            _warnings.append(line)
         if _verbose:
             sys.stderr.write(line)
 
