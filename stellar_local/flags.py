@@ -36,7 +36,8 @@ def options_of(kind: type[Any], without: Sequence[str] = ()) -> Callable[[Functi
             first = "the model's, or " if spec.key else ""
             help = f"{spec.help} [default: {first}{item.default}]" if known else spec.help
             flag, metavar = f"--{name.replace('_', '-')}", spec.metavar or "|".join(spec.choices)
-            function = click.option(flag, name, metavar=metavar, multiple=spec.many, help=help)(function)
+            repeated = spec.many and not spec.separator
+            function = click.option(flag, name, metavar=metavar, multiple=repeated, help=help)(function)
         return function
 
     return decorate
@@ -62,6 +63,9 @@ def wish_of(
         parallel=1 if deterministic else parallel,
         per_request=per_request,
         separate=deterministic,
+        n_batch=options.batch_size,
+        flash=options.flash_attn != "off",
+        split=options.tensor_split,
         lora=sum(path.stat().st_size for path in adapters if path.is_file()),
     )
 

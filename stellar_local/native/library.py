@@ -41,7 +41,7 @@ def complaints() -> str:
 
 def speaks_of_memory(complaint: str) -> bool:
     """Whether a complaint of the library's is that memory was not to be had."""
-    return bool(re.search(r"alloc|out of memory|mmap failed|mlock failed", complaint, re.IGNORECASE))
+    return bool(re.search(r"alloc|out of memory|mmap failed", complaint, re.IGNORECASE))
 
 
 @contextmanager
