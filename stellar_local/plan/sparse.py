@@ -2,7 +2,7 @@
 
 llama.cpp compares the tensor table with the file's size before it loads anything, so a header alone is refused; a
 sparse file with the size that the table asks for is taken, and costs no space on file systems that keep holes (ext4,
-XFS, Btrfs, tmpfs, APFS; NTFS and FAT reserve the full size). Its weights are zeros: never run it.
+XFS, Btrfs, tmpfs, APFS; NTFS and FAT reserve the full size). Its weights are zeros: it says nothing.
 Knows the container format; knows no model.
 """
 
@@ -19,15 +19,15 @@ from ..files import atomic_file, explain
 from ..native.header import Header, TensorInfo, check_runnable
 
 _VERSION, ALIGNMENT = 3, 32
-_UINT32, _FLOAT32, _BOOL, _STRING = 4, 6, 7, 8  # gguf_metadata_value_type
+_UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9  # gguf_metadata_value_type
 _LARGEST = (1 << 63) - 1  # bytes that any file system can be asked for
 
 
 def header_bytes(metadata: Mapping[str, Any], tensors: Iterable[TensorInfo]) -> bytes:
     """A GGUF's bytes up to the first tensor's, padded to 32.
 
-    Whole numbers are stored as unsigned 32-bit, real ones as 32-bit floats, as llama.cpp reads them. Raises TypeError
-    for other values than numbers, truth values and text.
+    Whole numbers are stored as unsigned 32-bit, in lists as signed, and real ones as 32-bit floats, as llama.cpp reads
+    them. Raises TypeError for other values than numbers, truth values, text, and lists of one of the kinds.
     """
     table = [
         _text(tensor.name)
@@ -88,4 +88,19 @@ def _value(value: object) -> bytes:
         return struct.pack("<If", _FLOAT32, value)
     if isinstance(value, str):
         return struct.pack("<I", _STRING) + _text(value)
+    if isinstance(value, list) and value:
+        return struct.pack("<I", _ARRAY) + _array(value)
     raise TypeError(f"no GGUF value of ours: {value!r}")
+
+
+def _array(values: list[Any]) -> bytes:
+    """A list's inner type, length and elements."""
+    kind, count = type(values[0]), len(values)
+    if any(type(value) is not kind for value in values):
+        raise TypeError("a GGUF list holds values of one kind")
+    if kind is str:
+        return struct.pack("<IQ", _STRING, count) + b"".join(map(_text, values))
+    if kind in (int, float):
+        inner, letter = (_INT32, "i") if kind is int else (_FLOAT32, "f")
+        return struct.pack(f"<IQ{count}{letter}", inner, count, *values)
+    raise TypeError(f"no GGUF list of ours: {kind.__name__}")

@@ -107,14 +107,21 @@ def test_our_header_is_gguf(name: str, tmp_path: Path) -> None:
     assert found == {tensor.name: (tensor.type, header.data_start + tensor.offset) for tensor in header.tensors}
 
 
-def test_truth_values_and_text_are_gguf_too(tmp_path: Path) -> None:
+def test_truth_values_text_and_lists_are_gguf_too(tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
     metadata = {"general.architecture": "llama", "a.yes": True, "a.text": "星语者", "a.real": 0.5, "a.most": 2**32 - 1}
+    metadata |= {"a.texts": ["星", "", "▁a"], "a.numbers": [-1, 2**31 - 1], "a.reals": [0.5, -2.0]}
     path.write_bytes(header_bytes(metadata, []))
     fields = gguf.GGUFReader(path).fields
     assert {key: field.contents() for key, field in fields.items() if not key.startswith("GGUF.")} == metadata
-    with pytest.raises(TypeError, match=r"no GGUF value of ours: \[1\]"):
-        header_bytes({"a": [1]}, [])
+    for value, complaint in (
+        ({}, "no GGUF value of ours: {}"),
+        ([], r"no GGUF value of ours: \[\]"),
+        ([1, 0.5], "holds values of one kind"),
+        ([True], "no GGUF list of ours: bool"),
+    ):
+        with pytest.raises(TypeError, match=complaint):
+            header_bytes({"a": value}, [])
 
 
 def end_of_table(path: Path) -> int:
