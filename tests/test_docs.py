@@ -26,6 +26,7 @@ GUIDES = ["docs/stellarspeak.md", "docs/stellarspeak.zh.md"]
 BATCH = ["docs/batch.md", "docs/batch.zh.md"]
 CHAT = ["docs/chat.md", "docs/chat.zh.md"]
 TRAIN = ["docs/train.md", "docs/train.zh.md"]
+PLAN = ["docs/plan.md", "docs/plan.zh.md"]
 PYTHON = ["docs/python.md", "docs/python.zh.md"]
 
 
@@ -45,7 +46,7 @@ def test_made_pages_are_current() -> None:
     )
     assert done.returncode == 0, done.stderr.decode()
     pages = json.loads(done.stdout)
-    assert set(pages) == {"cli.md", "chat.md", "chat.zh.md"}
+    assert set(pages) == {"cli.md", "chat.md", "chat.zh.md", "plan.md", "plan.zh.md"}
     for name, text in pages.items():
         assert (ROOT / "docs" / name).read_text(encoding="utf-8") == text, "run: make docs"
 
@@ -59,7 +60,7 @@ def test_every_command_has_help_with_an_example(name: str, stellar: Stellar) -> 
 
 
 @pytest.mark.parametrize(
-    "pages", [READMES, GUIDES, BATCH, CHAT, TRAIN], ids=["readme", "guide", "batch", "chat", "train"]
+    "pages", [READMES, GUIDES, BATCH, CHAT, PLAN, TRAIN], ids=["readme", "guide", "batch", "chat", "plan", "train"]
 )
 def test_both_languages_show_the_same_commands(pages: list[str]) -> None:
     english, chinese = map(fenced, pages)
@@ -115,6 +116,12 @@ def test_guide_commands_work(tmp_path: Path, spm_base: Path) -> None:
     run_all(fenced(GUIDES[0]), tmp_path)
     made = {path.name for path in tmp_path.iterdir()}
     assert {"stellarspeak-13b", "stellarspeak-13b-half", "stellarspeak-13b-hf", "stellarspeak-lora.gguf"} <= made
+
+
+def test_plan_guide_commands_work(tmp_path: Path, spm_folder: Path) -> None:
+    shutil.copytree(spm_folder, tmp_path / "demo" / "model")
+    run_all(fenced(PLAN[0]), tmp_path)
+    assert json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))["chat"]["plans"]
 
 
 def tomls(page: str) -> dict[str, str]:

@@ -75,6 +75,17 @@ def joined(parts: Sequence[str], texts: Texts) -> str:
     return ("，" if texts.language == "zh" else ", ").join(parts)
 
 
+def in_short(plan: Plan, texts: Texts) -> str:
+    """A plan in one cell: "Q4_K_M, 4,096, q8_0 KV, 36 of 41 layers"."""
+    setup = plan.setup
+    parts = [plan.model.level, f"{setup.n_ctx:,}"]
+    parts += [texts("plan.at_once", count=plan.parallel)] if plan.parallel > 1 else []
+    parts += [] if setup.kv == "f16" else [f"{setup.kv} KV"]
+    if not plan.whole:
+        parts.append(texts("plan.some_layers", held=setup.gpu_layers, layers=plan.model.weights.layers))
+    return joined(parts, texts)
+
+
 def refusal(plan: Plan, ranking: Ranking, name: str, texts: Texts) -> str:
     """Why a model's ideal setup does not fit, and what of it would: "13B Q4_K_M needs 11.1 GiB at 4,096 …"."""
     machine = ranking.machine
