@@ -23,6 +23,7 @@ _MOUNTED = {
     "quickstart": ("stellar_local.cli", "quickstart", "Run the whole pipeline on a small bundled model."),
     "chat": ("stellar_local.chat.command", "chat", "Talk with a model."),
     "batch": ("stellar_local.batch.command", "batch", "Answer prompts from a file or a pipe, many at once."),
+    "doctor": ("stellar_local.doctor.command", "doctor", "Say whether this installation works, and uses the GPU."),
     "train": ("train.cli", "train", "Turn instruction triples into a LoRA adapter."),
     "data": ("train.cli", "data", "Build training files."),
     "convert": ("convert.cli", "convert", "Merge adapters into a base and export GGUF levels."),

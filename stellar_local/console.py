@@ -174,6 +174,11 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], file: IO[str] |
     Console(file=stream, width=columns, highlight=False).print(grid)
 
 
+def amount(size: int) -> str:
+    """Bytes in the unit that people read."""
+    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
+
+
 def is_dumb() -> bool:
     """Whether the terminal can do nothing but print, by its own word."""
     return os.environ.get("TERM", "").lower() in ("dumb", "unknown")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
-from ..console import cells, fitted, folded, printable
+from ..console import amount, cells, fitted, folded, printable
 from ..errors import StellarError
-from ..plan.choose import amount, kv_memory, ranked
+from ..plan.choose import kv_memory, ranked
 from ..plan.hardware import free_memory
 from .state import Chat
 from .table import COMMANDS, GROUPS, Leave, command

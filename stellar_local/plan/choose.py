@@ -10,6 +10,7 @@ from enum import Enum
 from pathlib import Path
 
 from ..config import RuntimeOptions
+from ..console import amount
 from ..errors import ModelError, UsageError
 from ..files import is_there
 from ..native.header import Header, read_header
@@ -101,11 +102,6 @@ def describe(choice: Choice, texts: Texts) -> str:
     if choice.better is not None:
         values |= {"better": choice.better.level, "more": amount(choice.better.needed)}
     return texts(f"plan.{choice.reason.value}_{'gpu' if choice.memory.gpus else 'ram'}", **values)
-
-
-def amount(size: int) -> str:
-    """Bytes in the unit that people read."""
-    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
 
 
 def kv_memory(header: Header, n_ctx: int, kv_type: str = "f16") -> int:
