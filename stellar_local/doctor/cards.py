@@ -18,7 +18,7 @@ from .machine import Machine, Ran, tool
 from .nvidia import Card, Driver
 
 _VENDORS = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}
-_WORDS = {"nvidia": ("nvidia", "geforce"), "amd": ("amd", "radeon"), "intel": ("intel",)}
+_WORDS = {"nvidia": ("nvidia", "geforce"), "amd": ("amd", "radeon"), "intel": ("intel",), "apple": ("apple",)}
 _DISPLAY = "0x03"  # PCI class of display controllers
 _INTEL_INSIDE = "0000:00:02.0"  # where Intel's integrated graphics always is
 _SMALLEST = 2 << 30  # bytes: AMD's integrated graphics is given less of the main memory as its own
@@ -140,9 +140,25 @@ def collect(machine: Machine, nvml: Callable[[], Mapping[str, Any]]) -> Cards:
     if machine.system == "Linux" and any(card.vendor == "amd" for card in others):
         rocm = _word(Path("/opt/rocm/.info/version")).partition("-")[0]
         cards = _named(cards, targets_of_kfd(), tool("rocminfo"))
+    if not found and (ran := tool("vulkaninfo", "--summary")):
+        cards = with_vulkan(cards, names_of_vulkaninfo(ran.out))
     vendors = {card.vendor for card in cards}
     closed, absent = node_faults(vendors) if machine.system == "Linux" and not machine.wsl else ((), ())
     return Cards(tuple(cards), driver if "nvidia" in vendors else None, rocm, closed, absent)
+
+
+def with_vulkan(cards: list[Card], listed: list[tuple[str, bool]]) -> list[Card]:
+    """The cards with the names that Vulkan has for them, and those that only Vulkan knows (as on small boards)."""
+    made = list(cards)
+    for name, integrated in listed:
+        vendor = next((key for key, words in _WORDS.items() if any(word in name.lower() for word in words)), "other")
+        own = [place for place, card in enumerate(made) if card.vendor == vendor]
+        plain = [place for place in own if re.fullmatch(r"\w+ [0-9a-f]{4}", made[place].name)]
+        if plain:
+            made[plain[0]] = replace(made[plain[0]], name=name)
+        elif not own:
+            made.append(Card(vendor, name, integrated=integrated))
+    return made
 
 
 def _named(cards: list[Card], targets: list[str], ran: Ran | None) -> list[Card]:

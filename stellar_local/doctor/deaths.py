@@ -52,6 +52,13 @@ def stage_said(outcome: Outcome) -> Said:
     return said(f"doctor.stage_{outcome.stage or 'start'}")
 
 
+def error_said(outcome: Outcome) -> Said:
+    """An error that a probe told itself, and its hint."""
+    error = outcome.error or {"message": "-"}
+    words = said("doctor.said", words=error["message"])
+    return words.and_then(said("doctor.said_hint", words=error["hint"])) if error.get("hint") else words
+
+
 def explain(
     outcome: Outcome, around: Surroundings, built: str = "", backends: Sequence[str] = (), seconds: float = 0
 ) -> tuple[Said, str]:

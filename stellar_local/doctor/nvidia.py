@@ -35,8 +35,8 @@ _CUDA = (
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU that the system knows of. `vendor` is nvidia, amd, intel or apple; memory is in bytes, None where that is
-    unknown. An `integrated` one shares the main memory. `capability` is NVIDIA's, `target` AMD's (gfx1100).
+    """A GPU that the system knows of. `vendor` is nvidia, amd, intel, apple or other; memory is in bytes, None where
+    that is unknown. An `integrated` one shares the main memory. `capability` is NVIDIA's, `target` AMD's (gfx1100).
     """
 
     vendor: str

@@ -26,10 +26,7 @@ _WINDOWS = {
     0xC0000409: "SIGABRT",
     0xC0000017: "SIGKILL",
 }
-_CODE = (
-    "import json, sys; path, module, arguments = json.loads(sys.argv[1]); sys.path[:] = path; "
-    "from stellar_local.doctor.probe import serve; serve(module, arguments)"
-)
+_CODE = "import sys; sys.path[:] = {path!r}; from stellar_local.doctor.probe import serve; serve(*sys.argv[1:])"
 
 
 @dataclass(frozen=True)
@@ -73,10 +70,9 @@ class Outcome:
 
 def ask(module: str, timeout: float, **arguments: Any) -> Outcome:
     """Run the probe `stellar_local.doctor.MODULE` with these arguments, for so many seconds at most."""
-    order = json.dumps([sys.path, module, arguments])
     # ggml starts a debugger on itself when it aborts, which takes long and tells users nothing.
     env = {**os.environ, "PYTHONIOENCODING": "utf-8", "GGML_NO_BACKTRACE": "1"}
-    ran = run([sys.executable, "-c", _CODE, order], timeout, env)
+    ran = run([sys.executable, "-c", _CODE.format(path=sys.path), module, json.dumps(arguments)], timeout, env)
     if ran is None:
         return Outcome({"error": {"message": f"{sys.executable} cannot be started", "hint": ""}}, 1)
     facts: dict[str, Any] = {}
@@ -94,16 +90,18 @@ def _signal(code: int | None) -> str:
     """The name of what killed a process with this exit code, "" for one that ended by itself."""
     if code is None:
         return ""
+    if found := _WINDOWS.get(code & 0xFFFFFFFF):
+        return found
     if code < 0:
         try:
             return signal.Signals(-code).name
         except ValueError:
             return f"signal {-code}"
-    return _WINDOWS.get(code & 0xFFFFFFFF, "")
+    return ""
 
 
-def serve(module: str, arguments: Mapping[str, Any]) -> None:
-    """The child's side: run the probe's `main(tell, ...)`, and tell what it raises."""
+def serve(module: str, arguments: str) -> None:
+    """The child's side: run the probe's `main(tell, ...)` with arguments in JSON, and tell what it raises."""
     facts = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what native libraries print is no fact
 
@@ -112,7 +110,7 @@ def serve(module: str, arguments: Mapping[str, Any]) -> None:
         facts.flush()
 
     try:
-        importlib.import_module(f"{__package__}.{module}").main(tell, **arguments)
+        importlib.import_module(f"{__package__}.{module}").main(tell, **json.loads(arguments))
     except Exception as error:
         kind = "" if isinstance(error, StellarError) else f"{type(error).__name__}: "
         tell(

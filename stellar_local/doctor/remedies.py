@@ -30,7 +30,13 @@ _SOURCE = {"cuda": "-DGGML_CUDA=on", "metal": "-DGGML_METAL=on", "rocm": "-DGGML
 _NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 # ggml's names of backends → ours
 KINDS = {"CUDA": "cuda", "ROCm": "rocm", "MTL": "metal", "Vulkan": "vulkan", "SYCL": "sycl"}
-VENDORS = {"nvidia": ("cuda", "vulkan"), "amd": ("rocm", "vulkan"), "intel": ("vulkan", "sycl"), "apple": ("metal",)}
+VENDORS = {
+    "nvidia": ("cuda", "vulkan"),
+    "amd": ("rocm", "vulkan"),
+    "intel": ("vulkan", "sycl"),
+    "apple": ("metal",),
+    "other": ("vulkan",),
+}
 _AGAIN, _ANEW = "install --force-reinstall --no-cache-dir --no-deps", "install --no-cache-dir"
 _TORCH = ((13, 0), (12, 8), (12, 6))  # the CUDA versions of PyTorch's own wheels
 
