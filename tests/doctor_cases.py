@@ -6,11 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from stellar_local.doctor.cards import Cards
 from stellar_local.doctor.deaths import Surroundings
+from stellar_local.doctor.examination import Examination, Order
+from stellar_local.doctor.finding import State
+from stellar_local.doctor.graphics import check_driver, check_gpu
 from stellar_local.doctor.machine import Machine
 from stellar_local.doctor.nvidia import Card, Driver
 from stellar_local.doctor.probe import Outcome
+from stellar_local.texts import Texts
 
 WANTED = ">=0.3.36,<0.3.37"
 NO_CARDS = Cards()
@@ -24,6 +30,15 @@ CPU_INFO = "CPU : SSE3 = 1 | SSSE3 = 1 | AVX = 1 | AVX2 = 1 | F16C = 1 | FMA = 1
 CUDA_INFO = f"CUDA : ARCHS = 600,610,700,750,800,860,890,900 | FORCE_MMQ = 1 | USE_GRAPHS = 1 | {CPU_INFO}"
 MODERN = frozenset(["SSE3", "SSSE3", "AVX", "AVX2", "F16C", "FMA", "BMI2"])
 CUDA0 = {"name": "CUDA0", "description": "NVIDIA GeForce RTX 3090", "free": 23 << 30, "total": 24 << 30}
+
+
+@pytest.fixture(scope="session")
+def sound_machine() -> None:
+    """The doctor must find this machine healthy: skipped where its GPU lies idle, or its driver is broken."""
+    here = Examination(Order())
+    for finding in (check_gpu(here.loaded, here.around), check_driver(here.loaded, here.around)):
+        if finding.state is State.FAILURE:
+            pytest.skip(f"this machine is not healthy: {finding.said.text(Texts('en'))}")
 
 
 def around(

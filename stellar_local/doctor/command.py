@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import click
 
 from ..errors import ExitCode
+from ..interrupts import caught
 from ..texts import LANGUAGES, Texts, language_of
 
 
@@ -43,16 +45,24 @@ def doctor(model: Path | None, as_json: bool, full: bool, seconds: float, langua
     from .report import as_json as told
 
     examination = Examination(Order(model, full, seconds))
-    if as_json:
-        findings = list(examine(examination))
-        click.echo(told(findings))
-    else:
-        report = Report(Texts(language or language_of()))
-        report.labelled(id for id, _ in examination.checks())
-        findings = []
-        for finding in examine(examination, report.begin):
-            findings.append(finding)
-            report.show(finding)
-        report.end(findings)
+    with caught(_end):
+        if as_json:
+            findings = list(examine(examination))
+            click.echo(told(findings))
+        else:
+            report = Report(Texts(language or language_of()))
+            report.labelled(id for id, _ in examination.checks())
+            findings = []
+            for finding in examine(examination, report.begin):
+                findings.append(finding)
+                report.show(finding)
+            report.end(findings)
     if not healthy(findings):
         raise click.exceptions.Exit(ExitCode.FAILED)
+
+
+def _end(number: int) -> None:
+    """Ctrl-C and SIGTERM end us in order, so that no child process is left behind."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(ExitCode.TERMINATED)

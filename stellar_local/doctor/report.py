@@ -60,6 +60,7 @@ class Report:
 
     def begin(self, id: str) -> None:
         """Say what is being looked at, where the line can be taken back."""
+        self.wipe()  # a check may have had nothing to say
         if self._live:
             click.echo(f"  … {self._labels[id]}", nl=False)
 

