@@ -20,9 +20,11 @@ _ENDS = ("<|im_end|>", "<|eot_id|>", "</s>", "<|end_of_text|>", "<|endoftext|>",
 def main(tell: Callable[..., None], model: str) -> None:
     """Choose the file as chat would, and read it from the outside in. Raises ModelError for what is wrong with it."""
     tell(stage="choose")
-    choice = choose(Path(model), Wish())
-    tell(file=str(choice.path), stage="header")
-    header = read_header(choice.path, whole=True)
+    path = Path(model)
+    if path.is_dir():
+        path = choose(path, Wish()).path
+    tell(file=str(path), stage="header")
+    header = read_header(path, whole=True)
     metadata = header.metadata
     tell(
         kind=str(metadata.get("general.type", "model")),
@@ -37,7 +39,7 @@ def main(tell: Callable[..., None], model: str) -> None:
     check_runnable(header)
     check_vocabulary(header)
     tell(stage="vocabulary", tokens=_tokens(header))
-    with Model(choice.path, vocab_only=True) as loaded:
+    with Model(path, vocab_only=True) as loaded:
         tell(
             n_vocab=loaded.n_vocab,
             add_bos=loaded.add_bos,

@@ -52,7 +52,7 @@ def test_a_sound_folder(spm_folder: Path) -> None:
     outcome = read(spm_folder)
     finding = check_model(outcome, spm_folder, False, around(), 60)
     assert finding.state is State.OK, finding
-    assert finding.details["file"] == str(spm_folder / "tiny-F32.gguf")
+    assert finding.details["file"] == str(spm_folder / "tiny-Q8_0.gguf")
     assert (finding.details["layers"], finding.details["context"]) == (2, 512)
     for found in (
         check_sum(outcome, around(), False),
@@ -132,7 +132,7 @@ def test_the_demo_s_own_model_is_mended_by_its_package(tmp_path: Path) -> None:
 def test_a_changed_file_in_a_folder(spm_folder: Path, tmp_path: Path) -> None:
     """A flipped bit in a weight: llama.cpp loads it and says nothing."""
     folder = Path(shutil.copytree(spm_folder, tmp_path / "folder"))
-    file = folder / "tiny-F32.gguf"
+    file = folder / "tiny-Q8_0.gguf"
     data = bytearray(file.read_bytes())
     data[-64] ^= 1
     file.write_bytes(data)
@@ -156,7 +156,7 @@ def test_a_large_file_s_sum_is_computed_when_asked_for(spm_folder: Path, monkeyp
     assert full
     assert full.state is State.OK
     manifest = json.loads((spm_folder / "manifest.json").read_text())
-    assert full.details["sha256"] == manifest["levels"]["F32"]["sha256"]
+    assert full.details["sha256"] == manifest["levels"]["Q8_0"]["sha256"]
 
 
 def test_a_manifest_that_does_not_help(spm_folder: Path, tmp_path: Path, copy: Path) -> None:
