@@ -169,6 +169,7 @@ def _plan(chat: Chat, rest: str) -> None:
             if plan.fits
             else "too_large"
         )
+        found = texts(f"chat.plan_{fits}")
         mark = "*" if plan.model.path == path else " "
         size = amount(weighing(plan, machine))
-        note(f"{mark} {plan.model.level:<8} {size:>9}  {texts(f'chat.plan_{fits}')}  {plan.model.path.name}")
+        note(f"{mark} {plan.model.level:<8} {size:>9}  {found}  {plan.model.path.name}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from .hardware import Machine
-from .weights import CELLS, Weights
+from .weights import Weights, stream_cells
 
 MIB = 1 << 20
 HOST = "RAM"
@@ -23,6 +23,8 @@ CUDA_RUNTIME = 614 * MIB
 # Python with NumPy and llama.cpp in main memory, before a model: 32 to 52 MiB; and what llama.cpp keeps of each token
 # of the vocabulary: 16 MiB of 32,000.
 PROGRAM, TOKEN = 52 * MIB, 520
+# Of each token of a batch: its number, its position, the cells of its key and its value, and its row among the outputs.
+_INPUTS = 28
 # With CUDA the process maps the driver's libraries as well.
 CUDA_PROGRAM = 400 * MIB
 
@@ -42,6 +44,11 @@ class Setup:
     unified: bool = True
     flash: bool = True
     split: tuple[float, ...] = ()
+
+    @property
+    def streams(self) -> int:
+        """In how many parts the KV memory is kept."""
+        return 1 if self.unified else self.sequences
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,7 @@ def estimate(weights: Weights, setup: Setup, machine: Machine, buffers: Buffers 
         used = bool(blocks) or has_output
         places[name] = Parts(
             weights=own,
-            kv=weights.kv(setup.n_ctx, setup.kv, len(blocks)),
+            kv=weights.kv(setup.n_ctx, setup.kv, len(blocks), setup.streams),
             compute=_compute(weights, setup, name, number, used, bool(machine.gpus), buffers, names),
             runtime=_runtime(weights, machine, number, used or bool(setup.gpu_layers)),
             lora=lora * len(blocks) // max(len(weights.blocks), 1),
@@ -183,8 +190,10 @@ def _compute(
     names: Mapping[str, int],
 ) -> int:
     if number < 0:
-        found = outputs(weights, setup)
-        return found + (buffers.host(names) if buffers else _staging(weights, setup) if gpus else work(weights, setup))
+        if buffers:
+            return outputs(weights, setup) + buffers.host(names)
+        found = (_staging(weights, setup) if gpus else 0) + (work(weights, setup) if used else 0)
+        return outputs(weights, setup) + found
     return (buffers.of(name) if buffers else work(weights, setup)) if used else 0
 
 
@@ -196,17 +205,23 @@ def outputs(weights: Weights, setup: Setup) -> int:
 def work(weights: Weights, setup: Setup) -> int:
     """Bytes of the buffers that a device computes a full batch in, by a formula for LLaMA's graph.
 
-    With flash attention it is what probes of the pinned release on a CPU say, to the last tenth of a MiB, for 135M, 1B
-    and 13B: four rows of the width and three of the feed-forward's are alive at once, and the mask in float16.
+    With flash attention and f16 KV it is what probes of the pinned release on a CPU say, to the last tenth of a MiB,
+    for 135M, 1B, 7B, 8B and 13B: four rows of the width and three of the feed-forward's are alive at once, the mask in
+    float16, and the numbers that describe each token. A quantized KV takes a row of the width less.
     """
-    tokens, cells = min(setup.n_batch, setup.n_ctx), -(-setup.n_ctx // CELLS) * CELLS
+    tokens, cells = _tokens(setup), stream_cells(setup.n_ctx, setup.streams)
     rows = 4 * tokens * (4 * weights.hidden + 3 * weights.inner)
     scores = 0 if setup.flash else 4 * tokens * cells * weights.heads
     mask = tokens * cells * (2 if setup.flash else 4)
-    return max(rows + scores, 4 * setup.sequences * weights.vocab) + mask
+    return max(rows + scores, 4 * setup.sequences * weights.vocab) + mask + _INPUTS * tokens
+
+
+def _tokens(setup: Setup) -> int:
+    """The tokens of the batch that buffers are made for: as many for each sequence (graph_reserve)."""
+    return -(-min(setup.n_batch, setup.n_ctx) // setup.sequences) * setup.sequences
 
 
 def _staging(weights: Weights, setup: Setup) -> int:
     """Bytes in main memory through which a GPU's graph gets its input: embeddings and the mask."""
-    tokens = min(setup.n_batch, setup.n_ctx)
-    return 8 * tokens * weights.hidden + tokens * setup.n_ctx * (2 if setup.flash else 4)
+    tokens, cells = _tokens(setup), stream_cells(setup.n_ctx, setup.streams)
+    return 8 * tokens * weights.hidden + tokens * cells * (2 if setup.flash else 4)

@@ -67,7 +67,8 @@ def _candidate(header: Header, measured: Mapping[str, Divergence] | None = None)
 
 def _files(folder: Path) -> list[Path]:
     """The GGUF files of a folder, the largest first."""
-    return sorted(folder.glob("*.gguf"), key=lambda file: (-file.stat().st_size, file.name))
+    found = [file for file in folder.glob("*.gguf") if is_there(file)]  # not links to what is gone
+    return sorted(found, key=lambda file: (-file.stat().st_size, file.name))
 
 
 def candidates(model: Path, level: str | None = None, problems: list[ModelError] | None = None) -> list[Candidate]:
@@ -94,11 +95,14 @@ def candidates(model: Path, level: str | None = None, problems: list[ModelError]
     for file in files:
         try:
             header = read_header(file)
+            if header.metadata.get("general.type") == "adapter":  # a LoRA adapter beside the levels
+                continue
+            one = _candidate(header, measured)
+            one.weights  # noqa: B018 - whether it can be planned with
         except ModelError as error:
             broken.append(error)
-            continue
-        if header.metadata.get("general.type") != "adapter":  # a LoRA adapter beside the levels
-            found.append(_candidate(header, measured))
+        else:
+            found.append(one)
     if found:
         if problems is not None:
             problems += broken
