@@ -7,10 +7,10 @@ numbers only: no files, no devices.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
+
+import numpy as np
 
 from .hardware import Machine
 from .weights import Weights, stream_cells
@@ -132,18 +132,17 @@ class Need:
 def spread(weights: Weights, setup: Setup, machine: Machine) -> list[int]:
     """Which place each block, and at last the output, lies in: -1 main memory, else the number of the GPU.
 
-    The last `gpu_layers` are offloaded, and spread over GPUs by the shares stated or by free memory.
+    The last `gpu_layers` are offloaded, and spread over GPUs by the shares stated or by free memory, in llama.cpp's own
+    single precision, on which it can depend where a layer goes.
     """
     count, layers = len(machine.gpus), weights.layers
     offloaded = min(setup.gpu_layers, layers) if count else 0
     shares = list(setup.split) if setup.split else [device.free for device in machine.gpus]
     shares = shares if sum(shares) else [1.0] * count
-    ends = [end / sum(shares) for end in accumulate(shares)] if count else []
-    first = layers - offloaded
-    return [
-        -1 if layer < first else min(bisect_right(ends, (layer - first) / offloaded), count - 1)
-        for layer in range(layers)
-    ]
+    ends = np.cumsum(shares, dtype=np.float32)
+    places = np.arange(offloaded, dtype=np.float32) / np.float32(offloaded or 1)
+    found = np.searchsorted(ends / ends[-1], places, side="right") if offloaded else places
+    return [-1] * (layers - offloaded) + [int(place) for place in found]
 
 
 def estimate(weights: Weights, setup: Setup, machine: Machine, buffers: Buffers | None = None, lora: int = 0) -> Need:
