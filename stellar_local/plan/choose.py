@@ -241,5 +241,5 @@ def planned(
 ) -> Plan:
     """A setup with what it needs on a machine, and what is missing there beside a reserve."""
     need = estimate(model.weights, setup, machine, buffers, lora)
-    short = None if machine.free is None else need.short(machine) + _SPARE
+    short = None if machine.free is None else need.short(machine, _SPARE)
     return Plan(model, setup, parallel, need, short, model.loss(setup.kv))

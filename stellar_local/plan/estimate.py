@@ -115,8 +115,9 @@ class Need:
         """Everything."""
         return self.on_gpus + self.host
 
-    def short(self, machine: Machine) -> int:
-        """The bytes that are missing where most are missing; 0 or less: it fits, and so much is left where least is.
+    def short(self, machine: Machine, spare: int = 0) -> int:
+        """The bytes that are missing where most are missing; 0 or less: it fits, and so much is left where least is,
+        beside the `spare` bytes of each place that is used.
 
         What the system does not say is taken to be enough.
         """
@@ -126,7 +127,9 @@ class Need:
             needs[HOST] += sum(parts.total for name, parts in self.places.items() if name != HOST)
         if machine.ram is not None:
             free[HOST] = machine.ram
-        return max((needs[name] - free[name] for name in needs if name in free), default=-(1 << 62))
+        return max(
+            (needs[name] + spare * (needs[name] > 0) - free[name] for name in needs if name in free), default=-(1 << 62)
+        )
 
 
 def spread(weights: Weights, setup: Setup, machine: Machine) -> list[int]:

@@ -119,7 +119,7 @@ def named(name: str, level: str | None = None) -> list[Candidate]:
     Raises UsageError for a name or a level that nobody knows.
     """
     levels = [level] if level else USUAL
-    found = [Candidate(shape_header(name, one), one.upper(), named=True) for one in levels]
+    found = [Candidate(shape_header(name, one), one.upper().replace("-", "_"), named=True) for one in levels]
     return sorted(found, key=lambda one: -one.header.file_size)
 
 
