@@ -122,7 +122,7 @@ def _show(found: dict[str, Ranking], model: str, machine: Machine, texts: Texts)
         click.echo(texts(f"plan.for_{use}"))
         if ranking.plans:
             _table(ranking.plans, machine, texts)
-        for one in ranking.refused:
+        for one in _too_large(ranking):
             name = f"{Path(model).name.upper() if one.model.named else ''} {one.model.level}".strip()
             click.echo("  " + refusal(one, ranking, name if one.model.named else one.model.path.name, texts))
 
@@ -151,6 +151,11 @@ def _table(plans: Sequence[Plan], machine: Machine, texts: Texts) -> None:
         cells += [*([_gib(place.total)] if gpu else []), _gib(one.need.host.total)]
         rows.append([*cells, *([_gib(one.need.all.lora)] if lora else []), _lost(one, texts)])
     console.table([texts(f"plan.head_{head}") for head in heads], rows, file=sys.stdout, lines=False)
+
+
+def _too_large(ranking: Ranking) -> list[Plan]:
+    """The refused ones of which it is known that they do not fit."""
+    return [plan for plan in ranking.refused if plan.short is not None]
 
 
 def _gib(size: int) -> str:
@@ -204,7 +209,7 @@ def _values(found: dict[str, Ranking], machine: Machine, texts: Texts) -> dict[s
                 "plans": [_value(plan) for plan in ranking.plans],
                 "refused": [
                     _value(plan) | {"reason": refusal(plan, ranking, plan.model.path.name, texts)}
-                    for plan in ranking.refused
+                    for plan in _too_large(ranking)
                 ],
             }
             for use, ranking in found.items()

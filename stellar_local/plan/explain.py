@@ -33,11 +33,11 @@ def describe(choice: Choice, texts: Texts) -> str:
     }
     place = "gpu" if machine.gpus else "ram"
     if choice.reason is Reason.FITTING:
-        better = choice.ranking.refused[-1] if choice.ranking.refused[-1].model is not plan.model else None
-        refused = [one for one in choice.ranking.refused if one.model is not plan.model]
-        if not refused and better is None:  # only in full: what was given up of it is said beside
+        above = choice.models[: choice.models.index(plan.model)]
+        better = [one for one in choice.ranking.refused if one.model in above]
+        if not better:  # only in full: what was given up of it is said beside
             return texts(f"plan.best_{place}", **values) + lowered(plan, choice.ranking, texts)
-        nearest = refused[-1]
+        nearest = better[-1]
         values |= {"better": nearest.model.level, "more": amount(weighing(nearest, machine))}
     return texts(f"plan.{choice.reason.value}_{place}", **values) + lowered(plan, choice.ranking, texts)
 
