@@ -53,7 +53,7 @@ def recorded() -> Iterator[list[str]]:
     try:
         yield pieces
     finally:
-        _records.remove(pieces)
+        _records[:] = [one for one in _records if one is not pieces]  # others may hold equal pieces
 
 
 class Interruption:
