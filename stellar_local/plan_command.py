@@ -122,7 +122,7 @@ def _show(found: dict[str, Ranking], model: str, machine: Machine, texts: Texts)
         click.echo(texts(f"plan.for_{use}"))
         if ranking.plans:
             _table(ranking.plans, machine, texts)
-        for one in ranking.refused:
+        for one in _too_large(ranking):
             name = f"{Path(model).name.upper() if one.model.named else ''} {one.model.level}".strip()
             click.echo("  " + refusal(one, ranking, name if one.model.named else one.model.path.name, texts))
 
@@ -153,6 +153,11 @@ def _table(plans: Sequence[Plan], machine: Machine, texts: Texts) -> None:
     console.table([texts(f"plan.head_{head}") for head in heads], rows, file=sys.stdout, lines=False)
 
 
+def _too_large(ranking: Ranking) -> list[Plan]:
+    """The refused ones of which it is known that they do not fit."""
+    return [plan for plan in ranking.refused if plan.short is not None]
+
+
 def _gib(size: int) -> str:
     return f"{size / (1 << 30):.2f}"
 
@@ -165,6 +170,7 @@ def _lost(plan: Plan, texts: Texts) -> str:
 
 def _show_cards(texts: Texts, as_json: bool) -> None:
     from .plan.cards import card_plans
+    from .plan.explain import in_short
     from .plan.shapes import SHAPES
 
     found = {use: list(card_plans(parallel)) for use, parallel in zip(USES, (1, None), strict=True)}
@@ -184,25 +190,12 @@ def _show_cards(texts: Texts, as_json: bool) -> None:
         cells = [
             [
                 f"{card.kind} {card.size} {'GB' if card.computed else 'GiB'}{' *' if card.computed else ''}",
-                *(texts("plan.no_way") if plan is None else _in_short(plan, texts) for plan in plans.values()),
+                *(texts("plan.no_way") if plan is None else in_short(plan, texts) for plan in plans.values()),
             ]
             for card, plans in rows
         ]
         console.table([texts("plan.head_card"), *(name.upper() for name in SHAPES)], cells, file=sys.stdout)
     click.echo(texts("plan.cards_computed"))
-
-
-def _in_short(plan: Plan, texts: Texts) -> str:
-    """A plan in one cell: "Q4_K_M, 4,096, q8_0 KV, 36 of 41 layers"."""
-    from .plan.explain import joined
-
-    setup = plan.setup
-    parts = [plan.model.level, f"{setup.n_ctx:,}"]
-    parts += [texts("plan.at_once", count=plan.parallel)] if plan.parallel > 1 else []
-    parts += [] if setup.kv == "f16" else [f"{setup.kv} KV"]
-    if not plan.whole:
-        parts.append(texts("plan.some_layers", held=setup.gpu_layers, layers=plan.model.weights.layers))
-    return joined(parts, texts)
 
 
 def _values(found: dict[str, Ranking], machine: Machine, texts: Texts) -> dict[str, Any]:
@@ -216,7 +209,7 @@ def _values(found: dict[str, Ranking], machine: Machine, texts: Texts) -> dict[s
                 "plans": [_value(plan) for plan in ranking.plans],
                 "refused": [
                     _value(plan) | {"reason": refusal(plan, ranking, plan.model.path.name, texts)}
-                    for plan in ranking.refused
+                    for plan in _too_large(ranking)
                 ],
             }
             for use, ranking in found.items()

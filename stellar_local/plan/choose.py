@@ -94,7 +94,9 @@ Estimate = Callable[[Candidate, Setup], Buffers | None]
 def rank(
     models: Sequence[Candidate], wish: Wish, machine: Machine, buffers: Estimate = lambda _model, _setup: None
 ) -> Ranking:
-    """Every model's best setups on a machine, ranked; `buffers` are a probe's, if there was one. Raises ModelError."""
+    """Every model's best setups on a machine, ranked; `buffers` are a probe's, if there was one. Where nobody says what
+    is free, the smallest model comes first. Raises ModelError.
+    """
     plans: list[Plan] = []
     refused: list[Plan] = []
     for model in models:
@@ -103,7 +105,8 @@ def rank(
         plans += found
         if not ideal.fits:
             refused.append(ideal)
-    return Ranking(machine, tuple(sorted(plans, key=_order)), tuple(refused))
+    ranked = reversed(plans) if machine.free is None else sorted(plans, key=_order)
+    return Ranking(machine, tuple(ranked), tuple(refused))
 
 
 def _order(plan: Plan) -> tuple[float, ...]:
@@ -176,7 +179,8 @@ class _Planner:
         any quality; then requests at once; then context; and q4_0's precision last.
         """
         wish, weights = self._wish, self._weights
-        kinds = [wish.kv] if wish.kv else ["f16", "q8_0"] if wish.flash else ["f16"]
+        free = wish.kv is None and wish.flash and weights.quantizable
+        kinds = [wish.kv or "f16", *(["q8_0"] if free else [])]
         most = self._most
         counts = [most]
         while wish.parallel is None and counts[-1] > 4:
@@ -191,7 +195,7 @@ class _Planner:
             while size // 2 >= min(_LEAST_CONTEXT, weights.trained):
                 size //= 2
                 yield size, kinds[-1], least
-        if wish.kv is None and wish.flash:
+        if free:
             yield self._context(most), "q4_0", most
 
     def _context(self, parallel: int) -> int:
@@ -204,7 +208,7 @@ class _Planner:
         if not self._machine.gpus or self._wish.gpu_layers is not None:
             return []
         found = []
-        for variant in [one for one in wishes if one[0] == wishes[0][0] and one[1] != "q4_0"]:
+        for variant in [one for one in wishes if one[0] == wishes[0][0] and one[1] in (self._wish.kv, "f16", "q8_0")]:
             low, high = -1, self._weights.layers  # low fits, or none is known to; high does not
             while high - low > 1:
                 middle = (low + high) // 2
@@ -242,5 +246,5 @@ def planned(
 ) -> Plan:
     """A setup with what it needs on a machine, and what is missing there beside a reserve."""
     need = estimate(model.weights, setup, machine, buffers, lora)
-    short = None if machine.free is None else need.short(machine) + _SPARE
+    short = None if machine.free is None else need.short(machine, _SPARE)
     return Plan(model, setup, parallel, need, short, model.loss(setup.kv))

@@ -7,13 +7,13 @@ numbers only: no files, no devices.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
+
+import numpy as np
 
 from .hardware import Machine
-from .weights import CELLS, Weights
+from .weights import Weights, stream_cells
 
 MIB = 1 << 20
 HOST = "RAM"
@@ -23,6 +23,8 @@ CUDA_RUNTIME = 614 * MIB
 # Python with NumPy and llama.cpp in main memory, before a model: 32 to 52 MiB; and what llama.cpp keeps of each token
 # of the vocabulary: 16 MiB of 32,000.
 PROGRAM, TOKEN = 52 * MIB, 520
+# Of each token of a batch: its number, its position, the cells of its key and its value, and its row among the outputs.
+_INPUTS = 28
 # With CUDA the process maps the driver's libraries as well.
 CUDA_PROGRAM = 400 * MIB
 
@@ -42,6 +44,11 @@ class Setup:
     unified: bool = True
     flash: bool = True
     split: tuple[float, ...] = ()
+
+    @property
+    def streams(self) -> int:
+        """In how many parts the KV memory is kept."""
+        return 1 if self.unified else self.sequences
 
 
 @dataclass(frozen=True)
@@ -108,8 +115,9 @@ class Need:
         """Everything."""
         return self.on_gpus + self.host
 
-    def short(self, machine: Machine) -> int:
-        """The bytes that are missing where most are missing; 0 or less: it fits, and so much is left where least is.
+    def short(self, machine: Machine, spare: int = 0) -> int:
+        """The bytes that are missing where most are missing; 0 or less: it fits, and so much is left where least is,
+        beside the `spare` bytes of each place that is used.
 
         What the system does not say is taken to be enough.
         """
@@ -119,24 +127,25 @@ class Need:
             needs[HOST] += sum(parts.total for name, parts in self.places.items() if name != HOST)
         if machine.ram is not None:
             free[HOST] = machine.ram
-        return max((needs[name] - free[name] for name in needs if name in free), default=-(1 << 62))
+        return max(
+            (needs[name] + spare * (needs[name] > 0) - free[name] for name in needs if name in free), default=-(1 << 62)
+        )
 
 
 def spread(weights: Weights, setup: Setup, machine: Machine) -> list[int]:
     """Which place each block, and at last the output, lies in: -1 main memory, else the number of the GPU.
 
-    The last `gpu_layers` are offloaded, and spread over GPUs by the shares stated or by free memory.
+    The last `gpu_layers` are offloaded, and spread over GPUs by the shares stated or by free memory, in llama.cpp's own
+    single precision, on which it can depend where a layer goes.
     """
     count, layers = len(machine.gpus), weights.layers
     offloaded = min(setup.gpu_layers, layers) if count else 0
     shares = list(setup.split) if setup.split else [device.free for device in machine.gpus]
     shares = shares if sum(shares) else [1.0] * count
-    ends = [end / sum(shares) for end in accumulate(shares)] if count else []
-    first = layers - offloaded
-    return [
-        -1 if layer < first else min(bisect_right(ends, (layer - first) / offloaded), count - 1)
-        for layer in range(layers)
-    ]
+    ends = np.cumsum(shares, dtype=np.float32)
+    places = np.arange(offloaded, dtype=np.float32) / np.float32(offloaded or 1)
+    found = np.searchsorted(ends / ends[-1], places, side="right") if offloaded else places
+    return [-1] * (layers - offloaded) + [int(place) for place in found]
 
 
 def estimate(weights: Weights, setup: Setup, machine: Machine, buffers: Buffers | None = None, lora: int = 0) -> Need:
@@ -156,7 +165,7 @@ def estimate(weights: Weights, setup: Setup, machine: Machine, buffers: Buffers 
         used = bool(blocks) or has_output
         places[name] = Parts(
             weights=own,
-            kv=weights.kv(setup.n_ctx, setup.kv, len(blocks)),
+            kv=weights.kv(setup.n_ctx, setup.kv, len(blocks), setup.streams),
             compute=_compute(weights, setup, name, number, used, bool(machine.gpus), buffers, names),
             runtime=_runtime(weights, machine, number, used or bool(setup.gpu_layers)),
             lora=lora * len(blocks) // max(len(weights.blocks), 1),
@@ -183,8 +192,10 @@ def _compute(
     names: Mapping[str, int],
 ) -> int:
     if number < 0:
-        found = outputs(weights, setup)
-        return found + (buffers.host(names) if buffers else _staging(weights, setup) if gpus else work(weights, setup))
+        if buffers:
+            return outputs(weights, setup) + buffers.host(names)
+        found = (_staging(weights, setup) if gpus else 0) + (work(weights, setup) if used else 0)
+        return outputs(weights, setup) + found
     return (buffers.of(name) if buffers else work(weights, setup)) if used else 0
 
 
@@ -196,17 +207,23 @@ def outputs(weights: Weights, setup: Setup) -> int:
 def work(weights: Weights, setup: Setup) -> int:
     """Bytes of the buffers that a device computes a full batch in, by a formula for LLaMA's graph.
 
-    With flash attention it is what probes of the pinned release on a CPU say, to the last tenth of a MiB, for 135M, 1B
-    and 13B: four rows of the width and three of the feed-forward's are alive at once, and the mask in float16.
+    With flash attention and f16 KV it is what probes of the pinned release on a CPU say, to the last tenth of a MiB,
+    for 135M, 1B, 7B, 8B and 13B: four rows of the width and three of the feed-forward's are alive at once, the mask in
+    float16, and the numbers that describe each token. A quantized KV takes a row of the width less.
     """
-    tokens, cells = min(setup.n_batch, setup.n_ctx), -(-setup.n_ctx // CELLS) * CELLS
+    tokens, cells = _tokens(setup), stream_cells(setup.n_ctx, setup.streams)
     rows = 4 * tokens * (4 * weights.hidden + 3 * weights.inner)
     scores = 0 if setup.flash else 4 * tokens * cells * weights.heads
     mask = tokens * cells * (2 if setup.flash else 4)
-    return max(rows + scores, 4 * setup.sequences * weights.vocab) + mask
+    return max(rows + scores, 4 * setup.sequences * weights.vocab) + mask + _INPUTS * tokens
+
+
+def _tokens(setup: Setup) -> int:
+    """The tokens of the batch that buffers are made for: as many for each sequence (graph_reserve)."""
+    return -(-min(setup.n_batch, setup.n_ctx) // setup.sequences) * setup.sequences
 
 
 def _staging(weights: Weights, setup: Setup) -> int:
     """Bytes in main memory through which a GPU's graph gets its input: embeddings and the mask."""
-    tokens = min(setup.n_batch, setup.n_ctx)
-    return 8 * tokens * weights.hidden + tokens * setup.n_ctx * (2 if setup.flash else 4)
+    tokens, cells = _tokens(setup), stream_cells(setup.n_ctx, setup.streams)
+    return 8 * tokens * weights.hidden + tokens * cells * (2 if setup.flash else 4)

@@ -33,11 +33,11 @@ def describe(choice: Choice, texts: Texts) -> str:
     }
     place = "gpu" if machine.gpus else "ram"
     if choice.reason is Reason.FITTING:
-        better = choice.ranking.refused[-1] if choice.ranking.refused[-1].model is not plan.model else None
-        refused = [one for one in choice.ranking.refused if one.model is not plan.model]
-        if not refused and better is None:  # only in full: what was given up of it is said beside
+        above = choice.models[: choice.models.index(plan.model)]
+        better = [one for one in choice.ranking.refused if one.model in above]
+        if not better:  # only in full: what was given up of it is said beside
             return texts(f"plan.best_{place}", **values) + lowered(plan, choice.ranking, texts)
-        nearest = refused[-1]
+        nearest = better[-1]
         values |= {"better": nearest.model.level, "more": amount(weighing(nearest, machine))}
     return texts(f"plan.{choice.reason.value}_{place}", **values) + lowered(plan, choice.ranking, texts)
 
@@ -73,6 +73,17 @@ def given_up(before: Plan, after: Plan, texts: Texts) -> str:
 def joined(parts: Sequence[str], texts: Texts) -> str:
     """An enumeration as the language has it."""
     return ("，" if texts.language == "zh" else ", ").join(parts)
+
+
+def in_short(plan: Plan, texts: Texts) -> str:
+    """A plan in one cell: "Q4_K_M, 4,096, q8_0 KV, 36 of 41 layers"."""
+    setup = plan.setup
+    parts = [plan.model.level, f"{setup.n_ctx:,}"]
+    parts += [texts("plan.at_once", count=plan.parallel)] if plan.parallel > 1 else []
+    parts += [] if setup.kv == "f16" else [f"{setup.kv} KV"]
+    if not plan.whole:
+        parts.append(texts("plan.some_layers", held=setup.gpu_layers, layers=plan.model.weights.layers))
+    return joined(parts, texts)
 
 
 def refusal(plan: Plan, ranking: Ranking, name: str, texts: Texts) -> str:

@@ -34,10 +34,11 @@ class Machine:
 
     @property
     def free(self) -> int | None:
-        """Bytes free where weights will lie: all GPUs' together, else the main memory's."""
+        """Bytes free where weights will lie: all GPUs' together, else the main memory's; None where nobody says."""
         if not self.gpus:
             return self.ram
-        return sum(device.free for device in self.gpus)
+        known = any(device.total or device.free for device in self.gpus)
+        return sum(device.free for device in self.gpus) if known else None
 
 
 def _shares_memory(device: Device) -> bool:

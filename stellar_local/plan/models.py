@@ -9,13 +9,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from ..errors import ModelError, UsageError
 from ..files import is_there
-from ..native.header import Header, read_header
+from ..native.header import Header, check_runnable, read_header
 from .quality import Divergence, Loss, divergences, loss
 from .shapes import LEVELS, SHAPES, shape_header
 from .sparse import write_sparse
@@ -67,7 +67,8 @@ def _candidate(header: Header, measured: Mapping[str, Divergence] | None = None)
 
 def _files(folder: Path) -> list[Path]:
     """The GGUF files of a folder, the largest first."""
-    return sorted(folder.glob("*.gguf"), key=lambda file: (-file.stat().st_size, file.name))
+    found = [file for file in folder.glob("*.gguf") if is_there(file)]  # not links to what is gone
+    return sorted(found, key=lambda file: (-file.stat().st_size, file.name))
 
 
 def candidates(model: Path, level: str | None = None, problems: list[ModelError] | None = None) -> list[Candidate]:
@@ -81,7 +82,9 @@ def candidates(model: Path, level: str | None = None, problems: list[ModelError]
     if not model.is_dir():
         if level:
             raise UsageError(f"--level chooses within a folder, but {model} is a file", "leave --level out")
-        return [_candidate(read_header(model), divergences(model.parent))]
+        header = read_header(model)
+        check_runnable(replace(header, file_size=max(header.file_size, header.full_size)))  # a cut one can be planned
+        return [_candidate(header, divergences(model.parent))]
     files = _files(model)
     if level and files:
         named = [file for file in files if level_of(file) == level.upper()]
@@ -94,11 +97,14 @@ def candidates(model: Path, level: str | None = None, problems: list[ModelError]
     for file in files:
         try:
             header = read_header(file)
+            if header.metadata.get("general.type") == "adapter":  # a LoRA adapter beside the levels
+                continue
+            one = _candidate(header, measured)
+            one.weights  # noqa: B018 - whether it can be planned with
         except ModelError as error:
             broken.append(error)
-            continue
-        if header.metadata.get("general.type") != "adapter":  # a LoRA adapter beside the levels
-            found.append(_candidate(header, measured))
+        else:
+            found.append(one)
     if found:
         if problems is not None:
             problems += broken
@@ -115,7 +121,7 @@ def named(name: str, level: str | None = None) -> list[Candidate]:
     Raises UsageError for a name or a level that nobody knows.
     """
     levels = [level] if level else USUAL
-    found = [Candidate(shape_header(name, one), one.upper(), named=True) for one in levels]
+    found = [Candidate(shape_header(name, one), one.upper().replace("-", "_"), named=True) for one in levels]
     return sorted(found, key=lambda one: -one.header.file_size)
 
 

@@ -146,11 +146,11 @@ def _shrunk(plan: Plan, wish: Wish) -> Iterator[Plan]:
         parallel //= 2
         size = wish.per_request * parallel if wish.per_request else wish.ctx or default_context(weights, parallel)
         yield now(n_ctx=min(size, setup.n_ctx), sequences=sequences_of(parallel, separate))
-    if wish.kv is None and setup.kv == "f16" and wish.flash:
+    if wish.kv is None and setup.kv == "f16" and wish.flash and weights.quantizable:
         yield now(kv="q8_0")
     if wish.gpu_layers is None:
-        for share in (3, 2, 1, 0):  # quarters of the layers that were to be there
-            if (layers := plan.setup.gpu_layers * share // 4) < setup.gpu_layers:
+        for share in range(7, -1, -1):  # eighths of the layers that were to be there
+            if (layers := plan.setup.gpu_layers * share // 8) < setup.gpu_layers:
                 yield now(gpu_layers=layers)
     while wish.ctx is None and wish.per_request is None and setup.n_ctx // 2 >= min(512, weights.trained):
         yield now(n_ctx=setup.n_ctx // 2, n_batch=min(setup.n_batch, setup.n_ctx // 2))

@@ -40,10 +40,15 @@ def probe(path: Path, setups: Sequence[Setup], seconds: float = _SECONDS) -> lis
             timeout=seconds,
             check=True,
         )
-        found = json.loads(child.stdout)
-        return [None if one is None else Buffers(one) for one in found]
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return [None] * len(setups)
+        found = [None if one is None else _buffers(one) for one in json.loads(child.stdout)]
+    except (OSError, subprocess.SubprocessError, ValueError, TypeError, AttributeError):
+        found = []
+    return found if len(found) == len(setups) else [None] * len(setups)
+
+
+def _buffers(sizes: dict[str, Any]) -> Buffers | None:
+    """What a child said; None where it found none, or no sizes. Raises TypeError, ValueError, AttributeError."""
+    return Buffers({str(name): int(size) for name, size in sizes.items()}) if sizes else None
 
 
 def buffers_in(log: str) -> dict[str, int]:

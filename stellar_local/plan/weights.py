@@ -13,6 +13,7 @@ from ..errors import ModelError
 from ..native.header import Header
 
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}  # of one value, block scales included
+_BLOCK = 32  # values, of q8_0 and of q4_0
 CELLS = 256  # llama.cpp rounds a context up to whole blocks of so many cells
 
 
@@ -32,6 +33,7 @@ class Weights:
     heads: int
     key_width: int  # of all KV heads together, in values
     value_width: int
+    quantizable: bool  # whether a head is made of whole blocks, without which llama.cpp keeps no KV but f16
     trained: int  # tokens of context
 
     @classmethod
@@ -51,6 +53,7 @@ class Weights:
         hidden, heads = _number(header, "embedding_length"), _number(header, "attention.head_count")
         kv_heads = _number(header, "attention.head_count_kv", heads)
         key = _number(header, "attention.key_length", hidden // heads)
+        value = _number(header, "attention.value_length", key)
         rows = [tensor.shape[1] for tensor in header.tensors if tensor.name == "token_embd.weight"]
         return cls(
             blocks=tuple(blocks),
@@ -62,7 +65,8 @@ class Weights:
             inner=_number(header, "feed_forward_length"),
             heads=heads,
             key_width=kv_heads * key,
-            value_width=kv_heads * _number(header, "attention.value_length", key),
+            value_width=kv_heads * value,
+            quantizable=key % _BLOCK == value % _BLOCK == 0,
             trained=_number(header, "context_length"),
         )
 
@@ -76,13 +80,19 @@ class Weights:
         """Bytes of all tensors, each once."""
         return sum(self.blocks) + self.embedding + self.output
 
-    def kv(self, n_ctx: int, type: str = "f16", blocks: int | None = None) -> int:
-        """Bytes of the keys and values of `n_ctx` tokens, over `blocks` layers [default: all], as llama.cpp makes them:
-        in whole blocks of 256 cells.
+    def kv(self, n_ctx: int, type: str = "f16", blocks: int | None = None, streams: int = 1) -> int:
+        """Bytes of the keys and values of `n_ctx` tokens, over `blocks` layers [default: all], as llama.cpp makes them
+        for so many `streams` of their own memory.
         """
-        cells = -(-n_ctx // CELLS) * CELLS
         count = len(self.blocks) if blocks is None else blocks
+        cells = streams * stream_cells(n_ctx, streams)
         return int(count * cells * (self.key_width + self.value_width) * KV_BYTES[type])
+
+
+def stream_cells(n_ctx: int, streams: int = 1) -> int:
+    """The cells that llama.cpp gives each of so many streams of a context: whole blocks of 256 (llama_context)."""
+    whole = -(-n_ctx // CELLS) * CELLS
+    return -(-(whole // streams) // CELLS) * CELLS
 
 
 def _number(header: Header, key: str, default: int | None = None) -> int:

@@ -1,203 +1,199 @@
-"""MODEL → file: levels by name, the best that fits and why, and clear refusals."""
+"""The ranking: every level's best setups, what is given up first, and that what is fixed stays fixed."""
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import pytest
-from exporting import export
-from tiny import write_adapter
+from plan_cases import GIB, NOTHING, PLENTY, cards, ideal_of, made
 
-from stellar_local.errors import ModelError, UsageError
-from stellar_local.flags import open_runtime
-from stellar_local.native import library
-from stellar_local.native.header import read_header
-from stellar_local.plan import choose, hardware
-from stellar_local.plan.choose import Choice, Reason, choose_model, describe, level_of, needed_memory, ranked
-from stellar_local.plan.hardware import Memory
-from stellar_local.texts import LANGUAGES, Texts
+from stellar_local.native.devices import Device
+from stellar_local.plan.choose import Plan, Ranking, Wish, default_context, planned, rank, sequences_of
+from stellar_local.plan.estimate import Buffers, Setup, estimate
+from stellar_local.plan.hardware import Machine, stated_machine
+from stellar_local.plan.models import Candidate, named
 
-ENGLISH = Texts("en")
-PLENTY, NOTHING = Memory(1 << 40), Memory(0)
-TWO = ["F32", "Q8_0"]
+SEVEN = named("7b")
+(Q4,) = named("7b", "Q4_K_M")
+SPARE = 128 << 20
 
 
-def test_level_by_name(spm_folder: Path) -> None:
-    found = choose_model(spm_folder, "q8_0")
-    assert (found.path.name, found.level, found.reason) == ("tiny-Q8_0.gguf", "Q8_0", Reason.NAMED)
-    assert level_of(Path("stellarspeak-13b-Q4_K_M.gguf")) == "Q4_K_M"
-    with pytest.raises(UsageError, match="level Q2_K is not in") as caught:
-        choose_model(spm_folder, "Q2_K")
-    assert "F32" in caught.value.hint
-    assert "Q8_0" in caught.value.hint
+def needed(model: Candidate, machine: Machine, **wish: object) -> int:
+    """The bytes that must be free for a model's ideal setup, in main memory or on one card."""
+    (ideal,) = ideal_of([model], machine, **wish).refused
+    return (ideal.need.on_gpus if machine.gpus else ideal.need.host).total + SPARE
 
 
-def test_the_largest_that_fits(spm_folder: Path) -> None:
-    big, small = spm_folder / "tiny-F32.gguf", spm_folder / "tiny-Q8_0.gguf"
-    assert choose_model(spm_folder, memory=PLENTY).path == big
-    enough = needed_memory(read_header(big), 512)
-    assert choose_model(spm_folder, memory=Memory(enough)).path == big
-    assert choose_model(spm_folder, memory=Memory(enough - 1)).path == small
-    assert choose_model(spm_folder, memory=NOTHING).path == small
+def setup_of(plan: Plan) -> tuple[int, str, int, int]:
+    return plan.setup.n_ctx, plan.setup.kv, plan.parallel, plan.setup.gpu_layers
 
 
-def test_why(spm_folder: Path) -> None:
-    enough = needed_memory(read_header(spm_folder / "tiny-F32.gguf"), 512)
-    best, fitting = (choose_model(spm_folder, memory=Memory(free)) for free in (enough, enough - 1))
-    assert (best.reason, best.better) == (Reason.BEST, None)
-    assert fitting.reason is Reason.FITTING
-    assert fitting.better is not None
-    assert (fitting.better.level, fitting.better.needed, fitting.better.fits) == ("F32", enough, False)
-    assert fitting.chosen is not None
-    assert (fitting.chosen.level, fitting.chosen.n_ctx, fitting.chosen.fits) == ("Q8_0", 512, True)
-    assert choose_model(spm_folder, memory=NOTHING).reason is Reason.NONE
-    assert choose_model(spm_folder / "tiny-F32.gguf") == Choice(spm_folder / "tiny-F32.gguf", Reason.FILE)
+def on(size: int, gpu: bool) -> Machine:
+    return cards(size) if gpu else Machine(size)
 
 
-def test_all_levels_are_ranked(spm_folder: Path) -> None:
-    found = ranked(spm_folder, 1024, "q8_0", PLENTY)
-    assert [one.level for one in found] == TWO
-    for one in found:
-        assert one.size == one.file.stat().st_size
-        assert one.kv == 2 * 2 * 1024 * 2 * 16 * 34 // 32
-        assert one.needed == one.size + one.kv + (512 << 20)
-        assert (one.layers, one.n_ctx, one.fits) == (2, 1024, True)
-    assert [one.fits for one in ranked(spm_folder)] == [None, None]
+def first(model: Candidate, machine: Machine, **wish: object) -> Plan:
+    return rank([model], Wish(**wish), machine).plans[0]  # type: ignore[arg-type]
 
 
-def test_on_gpus_each_has_its_reserve(spm_folder: Path) -> None:
-    big = ranked(spm_folder, memory=Memory(1 << 40, gpus=2))[0]
-    assert big.needed == big.size + big.kv + 2 * (614 << 20)
-    assert choose_model(spm_folder, memory=Memory(big.needed, 2)).reason is Reason.BEST
-    assert choose_model(spm_folder, memory=Memory(big.needed - 1, 2)).reason is Reason.FITTING
-    assert choose_model(spm_folder, memory=Memory(big.needed - 1, 2)).gpu_layers is None
+@pytest.mark.parametrize("gpu", [False, True])
+def test_to_the_byte(gpu: bool) -> None:
+    enough, layers = needed(Q4, on(0, gpu)), 33 if gpu else 0
+    fitting, short = (rank([Q4], Wish(), on(size, gpu)) for size in (enough, enough - 1))
+    assert (setup_of(fitting.plans[0]), fitting.plans[0].short, fitting.refused) == ((4096, "f16", 1, layers), 0, ())
+    assert setup_of(short.plans[0]) == (4096, "q8_0", 1, layers)
+    assert [(setup_of(one), one.short, one.fits) for one in short.refused] == [((4096, "f16", 1, layers), 1, False)]
+    assert short.lesser(short.refused[0]) is short.plans[0]
 
 
-def test_where_nothing_fits_on_the_gpu_the_processor_takes_layers(spm_folder: Path) -> None:
-    small = ranked(spm_folder, memory=Memory(1 << 40, gpus=1))[-1]
-    one_layer = (small.size + small.kv) / 3  # two layers, and what follows them
-    for held in (0, 1, 2):
-        free = int((614 << 20) + (held + 0.5) * one_layer)
-        found = choose_model(spm_folder, memory=Memory(free, 1))
-        assert (found.path, found.reason, found.gpu_layers) == (small.file, Reason.NONE, held)
-    assert choose_model(spm_folder, memory=Memory(0, 1)).gpu_layers == 0
-    assert choose_model(spm_folder, memory=NOTHING).gpu_layers is None
+@pytest.mark.parametrize("gpu", [False, True])
+def test_what_is_given_up_comes_in_its_order(gpu: bool) -> None:
+    """As memory gets less: a batch of 7B on one card, and in main memory; each step that is ever first."""
+    seen: list[tuple[int, str, int]] = []
+    for size in range(10 * 1024, 4 * 1024, -32):
+        plans = [one for one in rank([Q4], Wish(parallel=None), on(size << 20, gpu)).plans if one.whole]
+        step = setup_of(plans[0])[:3] if plans else None
+        if step and step not in seen:
+            seen.append(step)
+    assert seen[:3] == [(8192, "f16", 16), (8192, "q8_0", 16), (4096, "q8_0", 8)]
+    assert seen[3:] == [(2048, "q8_0", 4), (1024, "q8_0", 4)]
 
 
-def test_layers_asked_for_are_what_must_fit(spm_folder: Path) -> None:
-    big = ranked(spm_folder, memory=Memory(1 << 40, 1))[0]
-    third = ranked(spm_folder, memory=Memory(1 << 40, 1), gpu_layers=1)[0]
-    assert third.needed == (614 << 20) + (big.size + big.kv) // 3
-    assert ranked(spm_folder, memory=Memory(1 << 40, 1), gpu_layers=99)[0].needed == big.needed
-    assert choose_model(spm_folder, memory=Memory(third.needed, 1), gpu_layers=1).path == big.file
+def test_layers_are_left_to_the_processor_before_much_context_is() -> None:
+    size = needed(Q4, cards(0), kv="q8_0") - GIB
+    plans = rank([Q4], Wish(), cards(size)).plans
+    assert [(one.setup.n_ctx, one.whole) for one in plans] == [(4096, False)] or len(plans) == 2
+    part = next(one for one in plans if not one.whole)
+    assert (part.setup.n_ctx, part.setup.kv) == (4096, "q8_0")
+    more = planned(Q4, Setup(4096, "q8_0", part.setup.gpu_layers + 1), 1, cards(size))
+    assert part.fits
+    assert not more.fits
 
 
-@pytest.mark.parametrize(("flag", "layers"), [(None, 1), ("2", 2), ("auto", 1)])
-def test_opening_leaves_layers_to_the_processor_unless_told(
-    spm_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flag: str | None, layers: int
-) -> None:
-    small = ranked(spm_folder, memory=Memory(1 << 40, gpus=1))[-1]
-    free = int((614 << 20) + 1.5 * (small.size + small.kv) / 3)
-    monkeypatch.setattr(choose, "free_memory", lambda on_gpu: Memory(free, 1))
-    monkeypatch.setattr(library, "_verbose", False)  # put back afterwards
-    runtime, _ = open_runtime(spm_folder, {"gpu_layers": flag}, verbose=True)
-    with runtime:
-        assert runtime.model.path == small.file
-        assert runtime.model.gpu_layers == layers
-    assert "with 1 of 2 layers there" in capsys.readouterr().err
+def test_layers_that_fit_are_counted_by_hand() -> None:
+    """Free memory for the card's own, the buffers, and so many layers from the end."""
+    full = estimate(Q4.weights, Setup(4096, "q8_0", 33), cards(0)).on_gpus
+    for held in (1, 7, 32):
+        blocks = Q4.weights.blocks[33 - held :]
+        free = full.runtime + full.compute + Q4.weights.output + sum(blocks) + Q4.weights.kv(4096, "q8_0", len(blocks))
+        plans = rank([Q4], Wish(), cards(free + SPARE)).plans
+        assert max(one.setup.gpu_layers for one in plans if one.setup.n_ctx == 4096) == held
 
 
-@pytest.mark.parametrize(("layers", "asked"), [(None, True), (5, True), (0, False)])
-def test_the_gpu_decides_where_it_computes(
-    spm_folder: Path, monkeypatch: pytest.MonkeyPatch, layers: int | None, asked: bool
-) -> None:
-    calls = []
-    monkeypatch.setattr(choose, "free_memory", lambda on_gpu: (calls.append(on_gpu), PLENTY)[1])
-    choose_model(spm_folder, gpu_layers=layers)
-    assert calls == [asked]
+def test_where_the_card_holds_nothing_the_processor_takes_all() -> None:
+    (plan,) = rank([Q4], Wish(), cards(SPARE, ram=64 * GIB)).plans
+    assert (plan.setup.gpu_layers, plan.need.on_gpus.total, plan.whole) == (0, 0, False)
+    assert rank([Q4], Wish(), cards(SPARE, ram=GIB)).plans == ()
 
 
-def test_no_memory_is_asked_for_where_there_is_no_choice(spm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(choose, "free_memory")
-    choose_model(spm_folder / "tiny-F32.gguf")
-    choose_model(spm_folder, "F32")
+def test_levels_are_ranked_by_what_they_lose() -> None:
+    ranking = rank(SEVEN, Wish(), PLENTY)
+    assert [one.model.level for one in ranking.plans] == [
+        "Q8_0",  # loses as good as nothing, and is smaller than F16
+        "F16",
+        *("Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K"),
+    ]
+    assert ranking.refused == ()
 
 
-def test_a_system_that_does_not_say(spm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "available_memory", lambda: None)
-    monkeypatch.setattr(hardware, "gpus", list)
-    found = choose_model(spm_folder)
-    assert (found.level, found.reason) == ("Q8_0", Reason.UNKNOWN)
-    assert describe(found, ENGLISH) == (
-        "tiny-Q8_0.gguf: the smallest level (2 in all), since this system does not say how much memory is free"
+def test_a_whole_model_is_better_than_a_better_one_in_part() -> None:
+    eight = rank(SEVEN, Wish(), cards(8 * GIB - GIB // 2)).plans
+    assert eight[0].whole
+    assert eight[0].percent <= 5
+    assert any(not one.whole and one.percent < eight[0].percent for one in eight[1:])
+
+
+def test_much_loss_is_worse_than_some_layers_in_main_memory() -> None:
+    models = [made("Q8_0", layers=32), made("Q2_K", layers=32)]
+    models[1].__dict__["weights"] = made("x", layers=20).weights  # as small as such a level would be
+    size = needed(models[0], cards(0), kv="q8_0") * 9 // 10
+    plans = rank(models, Wish(), cards(size)).plans
+    assert (plans[0].model.level, plans[0].whole) == ("Q8_0", False)
+    assert (plans[-1].model.level, plans[-1].whole) == ("Q2_K", True)
+
+
+@pytest.mark.parametrize("size", [4, 6, 8, 12])
+@pytest.mark.parametrize("kv", ["f16", "q8_0", "q4_0"])
+def test_what_is_fixed_stays(kv: str, size: int) -> None:
+    for fixed in ({"ctx": 3000}, {"ctx": 16384}, {"gpu_layers": 20}, {"gpu_layers": 999}, {"parallel": 5}):
+        ranking = rank([Q4], Wish(kv=kv, **fixed), cards(size * GIB))  # type: ignore[arg-type]
+        for one in (*ranking.plans, *ranking.refused):
+            assert one.setup.kv == kv
+            assert one.setup.n_ctx == fixed.get("ctx", one.setup.n_ctx)
+            assert one.setup.gpu_layers == min(fixed.get("gpu_layers", one.setup.gpu_layers), 33)
+            assert one.parallel == fixed.get("parallel", 1)
+        assert ranking.plans or ranking.refused
+
+
+def test_a_fixed_kv_type_goes_with_layers_in_main_memory() -> None:
+    for kv in ("f16", "q8_0", "q4_0"):
+        size = needed(Q4, cards(0), kv=kv) - GIB
+        assert any(one.setup.n_ctx == 4096 for one in rank([Q4], Wish(kv=kv), cards(size)).plans)
+
+
+def test_a_kv_type_that_the_heads_do_not_allow_is_not_proposed() -> None:
+    odd = made(width=480, inner=1280, heads=30, kv_heads=30)
+    for size in range(1024, 64, -16):
+        assert {one.setup.kv for one in rank([odd], Wish(), Machine(size << 20)).plans} <= {"f16"}
+    assert first(odd, PLENTY, kv="q8_0").setup.kv == "q8_0"  # asked for: llama.cpp has the last word
+
+
+def test_without_flash_attention_there_is_no_other_kv_type() -> None:
+    found = [rank([Q4], Wish(flash=False), Machine(size << 28)) for size in range(16, 32)]
+    assert {one.setup.kv for ranking in found for one in ranking.plans} == {"f16"}
+    assert ideal_of([Q4], PLENTY, flash=False).refused[0].need.host.compute > 320 << 20
+
+
+def test_requests_at_once() -> None:
+    assert setup_of(first(Q4, PLENTY, parallel=None))[:3] == (8192, "f16", 16)
+    assert setup_of(first(Q4, PLENTY, parallel=3))[:3] == (4096, "f16", 3)
+    own = first(Q4, PLENTY, parallel=None, per_request=300)
+    assert (own.setup.n_ctx, own.parallel, own.setup.sequences, own.setup.unified) == (4800, 16, 16, False)
+    assert own.need.host.kv == 16 * Q4.weights.kv(512)  # in whole blocks for each
+    assert [sequences_of(*one) for one in ((1, False), (1, True), (16, False), (16, True))] == [1, 1, 24, 16]
+    assert [default_context(Q4.weights, count) for count in (1, 4, 8, 16, 64)] == [4096, 4096, 4096, 8192, 32768]
+    few = first(
+        Q4, Machine(needed(Q4, NOTHING, parallel=None, per_request=300, kv="q8_0") - 1), parallel=None, per_request=300
     )
+    assert (few.parallel, few.setup.n_ctx, few.setup.kv) == (8, 2400, "q8_0")
 
 
-def test_the_line_that_says_why(spm_folder: Path) -> None:
-    def line(free: int, gpus: int = 0, **more: object) -> str:
-        return describe(choose_model(spm_folder, memory=Memory(free, gpus), **more), ENGLISH)  # type: ignore[arg-type]
-
-    assert line(3 << 30) == "tiny-F32.gguf: the best of 2 levels; it needs 513 MiB of the 3.0 GiB of free memory"
-    assert line(3 << 30, 1).endswith("it needs 615 MiB of the 3.0 GiB of free GPU memory")
-    short = ranked(spm_folder, 512, memory=PLENTY)[0].needed - 1
-    assert line(short, n_ctx=512) == (
-        "tiny-Q8_0.gguf: the best of 2 levels that fits in 513 MiB of free memory with 512 tokens of context "
-        "(F32 would need 513 MiB)"
-    )
-    assert line(100 << 20).startswith("tiny-Q8_0.gguf: the smallest level, and still too large: it needs 512 MiB")
-    assert "100 MiB of GPU memory are free; with 0 of 2 layers there" in line(100 << 20, 1)
-    assert line(1 << 40, level="f32") == "tiny-F32.gguf: level F32, as asked for"
-    assert describe(choose_model(spm_folder / "tiny-F32.gguf"), ENGLISH) == ""
+def test_adapters_take_memory_too() -> None:
+    enough = needed(Q4, cards(0))
+    plain, with_lora = (first(Q4, cards(enough), lora=size) for size in (0, 32 << 20))
+    assert (plain.setup.kv, with_lora.setup.kv) == ("f16", "q8_0")
+    assert with_lora.need.on_gpus.lora == 32 << 20
 
 
-@pytest.mark.parametrize("gpus", [0, 1])
-def test_each_reason_has_its_line_in_both_languages(spm_folder: Path, bpe_folder: Path, gpus: int) -> None:
-    enough = ranked(spm_folder, memory=Memory(0, gpus))[0].needed
-    choices = [choose_model(spm_folder, memory=Memory(free, gpus)) for free in (enough, enough - 1, 0)]
-    choices += [choose_model(bpe_folder, memory=Memory(1 << 40, gpus)), choose_model(spm_folder, "F32")]
-    assert [one.reason for one in choices] == [Reason.BEST, Reason.FITTING, Reason.NONE, Reason.ONLY, Reason.NAMED]
-    for choice in choices:
-        for language in LANGUAGES:
-            line = describe(choice, Texts(language))
-            assert "{" not in line
-            assert choice.path.name in line
+def test_a_system_that_does_not_say() -> None:
+    """Nothing is known to fit, nor not to; the smallest is the safest."""
+    for machine in (Machine(None), Machine(None, (Device("CUDA0", "", 0, 0, False),))):
+        ranking = rank(SEVEN, Wish(), machine)
+        assert [one.model for one in ranking.plans] == SEVEN[::-1]
+        assert {(one.short, one.fits) for one in ranking.plans} == {(None, False)}
+        assert [one.model for one in ranking.refused] == SEVEN
 
 
-def test_a_damaged_level_stops_only_what_it_might_have_been(spm_folder: Path, tmp_path: Path) -> None:
-    for file in spm_folder.glob("*.gguf"):
-        shutil.copy(file, tmp_path)
-    (tmp_path / "tiny-Q2_K.gguf").write_bytes(b"GGUF")
-    assert [one.level for one in ranked(tmp_path, memory=PLENTY)] == TWO
-    assert choose_model(tmp_path, memory=PLENTY).level == "F32"
-    with pytest.raises(ModelError, match="truncated GGUF file: .*Q2_K"):
-        choose_model(tmp_path, memory=NOTHING)
-    assert choose_model(tmp_path, "Q8_0").level == "Q8_0"
+def test_nothing_fits() -> None:
+    ranking = rank(SEVEN, Wish(), NOTHING)
+    assert ranking.plans == ()
+    assert [one.model for one in ranking.refused] == SEVEN
+    assert [ranking.lesser(one) for one in ranking.refused] == [None] * len(SEVEN)
+    assert Ranking(NOTHING).plans == ()
 
 
-def test_needed_memory_by_hand(spm_model: Path) -> None:
-    header = read_header(spm_model)
-    kv = 2 * 2 * 512 * 2 * 16 * 2  # keys and values, layers, tokens, heads, width, bytes
-    assert needed_memory(header, 512) == spm_model.stat().st_size + kv + (512 << 20)
+def test_a_probes_buffers_decide() -> None:
+    enough = needed(Q4, cards(0))
+    asked: list[Setup] = []
+
+    def buffers(model: Candidate, setup: Setup) -> Buffers | None:
+        asked.append(setup)
+        return Buffers({"CUDA0": 1 << 30}) if setup.kv == "f16" else None
+
+    ranking = rank([Q4], Wish(), cards(enough), buffers)
+    assert ranking.plans[0].setup.kv == "q8_0"
+    assert ranking.refused[0].need.probed
+    assert not ranking.plans[0].need.probed
+    assert {setup.kv for setup in asked} >= {"f16", "q8_0"}
 
 
-def test_refusals(tmp_path: Path, spm_base: Path, spm_model: Path) -> None:
-    with pytest.raises(ModelError, match="model not found"):
-        choose_model(tmp_path / "no")
-    with pytest.raises(ModelError, match="no .gguf file"):
-        choose_model(tmp_path)
-    with pytest.raises(ModelError, match="Hugging Face folder"):
-        choose_model(spm_base)
-    with pytest.raises(UsageError, match="--level chooses within a folder"):
-        choose_model(spm_model, "Q8_0")
-
-
-def test_an_adapter_beside_the_levels_is_no_level(spm_base: Path, spm_model: Path, tmp_path: Path) -> None:
-    adapter = write_adapter(spm_base, tmp_path / "lora")
-    folder = tmp_path / "model"
-    export(spm_base, [(adapter, 1.0)], lora_gguf=folder / "a-LORA.gguf")
-    with pytest.raises(ModelError, match="no .gguf file"):
-        choose_model(folder)
-    shutil.copy(spm_model, folder / "a-F32.gguf")
-    found = choose_model(folder, memory=PLENTY)
-    assert (found.path.name, found.reason, len(found.candidates)) == ("a-F32.gguf", Reason.ONLY, 1)
+def test_stated_cards_have_all_the_main_memory_that_is_needed() -> None:
+    assert rank(named("13b"), Wish(), stated_machine([1 << 20])).plans[0].setup.gpu_layers == 0

@@ -77,7 +77,7 @@ def test_the_order_of_giving_up(spm_folder: Path, machine: Callable[[Machine], M
     ]
     assert changes[4] == "q8_0 KV instead of f16"
     layers = choice.plan.setup.gpu_layers
-    assert changes[5] == f"{layers * 3 // 4} of {layers} layers on the GPU"
+    assert changes[5] == f"{layers * 7 // 8} of {layers} layers on the GPU"
     assert own[-1].setup.gpu_layers == 0
     assert all("context" not in change for change in changes[4:])  # 512 tokens are the least
     assert {plan.model.level for plan in steps[len(own) :]} == {"Q8_0"}
