@@ -42,7 +42,8 @@ from stellar_local.quickstart import bundled_model
 ROOT, CHILD = Path(__file__).resolve().parent.parent, Path(__file__).with_name("plan_measure.py")
 MIB = 1 << 20
 WITHIN = 1.05
-_FEW = 4  # layers
+_FEW, _WIDTH = 4, 48  # layers; characters of a name
+_LONGER = 6  # … to fill a context without flash attention, where what is taken grows with what is there
 _TIMEOUT = 300  # seconds for one combination
 
 
@@ -72,7 +73,7 @@ class Combination:
         )
 
     def __str__(self) -> str:
-        parts = [Path(self.model).name, f"{self.ctx:,}", self.kv, f"x{self.parallel}"]
+        parts = [Path(self.model).name.removesuffix(".gguf"), f"{self.ctx:,}", self.kv, f"x{self.parallel}"]
         parts += [self.layers] if self.layers != "all" else []
         parts += ["separate"] * self.separate + ["no flash"] * (not self.flash)
         return " ".join(parts)
@@ -161,7 +162,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="combinations with this in the name")
     parser.add_argument("--most", type=int, help="at most so many combinations")
     parser.add_argument("--steps", type=int, default=4, help="tokens to generate in each sequence [%(default)s]")
-    parser.add_argument("--seconds", type=float, default=20, help="to fill the context, at most [%(default)s]")
+    parser.add_argument("--seconds", type=float, default=20, help="to fill a context, at most [%(default)s]")
     parser.add_argument("--dir", type=Path, help="for files of zeros [default: a temporary folder]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, as it comes")
     options = parser.parse_args()
@@ -228,7 +229,8 @@ def measure(
     formula = estimate(weights, setup, machine)
     probed = estimate(weights, setup, machine, buffers) if buffers else None
     began = time.perf_counter()
-    job = {"path": str(path), "setup": asdict(setup), "steps": options.steps, "seconds": options.seconds}
+    seconds = options.seconds * (1 if setup.flash else _LONGER)
+    job = {"path": str(path), "setup": asdict(setup), "steps": options.steps, "seconds": seconds}
     answer = ask({**job, "before": settled(nvidia.used) if nvidia and machine.gpus else 0})
     return Row(combination, formula, probed, answer, time.perf_counter() - began, tuple(d.name for d in machine.gpus))
 
@@ -275,12 +277,12 @@ def told(size: int | None) -> str:
 
 def print_heads() -> None:
     heads = f"{'weights':>9}{'KV':>8}{'compute':>9}{'formula':>9}{'runtime':>9}{'predicted':>11}{'measured':>10}{'ratio':>8}"
-    print(f"\n{'':42}{'':5}{heads}{'s':>6}", flush=True)
+    print(f"\n{'':{_WIDTH}}{'':5}{heads}{'s':>6}", flush=True)
 
 
 def print_row(row: Row) -> None:
     if row.error:
-        print(f"{row.combination!s:42} {row.error}", flush=True)
+        print(f"{row.combination!s:{_WIDTH}} {row.error}", flush=True)
         return
     for place in places(row):
         parts, ratio = row.parts(place), row.ratio(place)
@@ -290,7 +292,7 @@ def print_row(row: Row) -> None:
         first, last = place == places(row)[0], f"{row.seconds:6.0f}"
         filled = "" if row.answer["filled"] == 1 or not first else f"  {row.answer['filled']:.0%} of the context filled"
         print(
-            f"{row.combination if first else ''!s:42}{place:5}{cells}{told(row.measured(place)):>10}"
+            f"{row.combination if first else ''!s:{_WIDTH}}{place:5}{cells}{told(row.measured(place)):>10}"
             f"{'-' if ratio is None else f'{ratio:.3f}':>8}{last if first else ''}{filled}",
             flush=True,
         )
@@ -306,16 +308,16 @@ def print_rests(rows: Sequence[Row], here: dict[str, Any]) -> None:
     good = [row for row in rows if not row.error]
     if here["gpus"]:
         print("\nGPU memory beside weights, KV and compute: after a full batch, and at the peak")
-        print(f"{'':42}{'batch, by process':>20}{'more in use':>13}{'peak, by process':>20}{'more in use':>13}")
+        print(f"{'':{_WIDTH}}{'batch, by process':>20}{'more in use':>13}{'peak, by process':>20}{'more in use':>13}")
         for row in sorted(good, key=lambda row: row.rest("GPU", row.measured("GPU")) or 0):
             warm, peak = row.answer["stages"]["warm"], row.answer["peak"]
             sizes = [told(row.rest("GPU", one[by])) for one in (warm, peak) for by in ("process", "device")]
-            print(f"{row.combination!s:42}" + "".join(f"{size:>{20 - 7 * (n % 2)}}" for n, size in enumerate(sizes)))
+            print(f"{row.combination!s:{_WIDTH}}" + "".join(f"{size:>{20 - 7 * (n % 2)}}" for n, size in enumerate(sizes)))
     print("\nmain memory beside weights, KV and compute: the program alone, and all at the peak; of it, pages of files")
     for row in sorted(good, key=lambda row: row.rest(HOST, row.measured(HOST)) or 0):
         program, peak = row.answer["stages"]["program"], row.answer["peak"]
         sizes = (program["main"], row.rest(HOST, row.measured(HOST)), peak.get("files"))
-        print(f"{row.combination!s:42}" + "".join(f"{told(size):>11}" for size in sizes))
+        print(f"{row.combination!s:{_WIDTH}}" + "".join(f"{told(size):>11}" for size in sizes))
 
 
 def summary(rows: Sequence[Row]) -> bool:

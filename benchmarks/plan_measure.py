@@ -10,7 +10,6 @@ import json
 import os
 import sys
 import time
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -96,13 +95,14 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load_all() -> None:
-    """Load the modules of a chat and of a batch, with structured answers: they take memory as well."""
+    """Load the modules of a chat in a terminal and of a batch: they take memory as well."""
     import stellar_local.batch.command
     import stellar_local.chat.loop
-
-    with suppress(ImportError):
-        import jsonschema
-        import llguidance  # noqa: F401
+    import stellar_local.plan.opening
+    import stellar_local.render.highlight
+    import stellar_local.render.live
+    import stellar_local.terminal.editing
+    import stellar_local.terminal.terminal  # noqa: F401
 
 
 def _fill(context: Context, steps: int, seconds: float) -> float:

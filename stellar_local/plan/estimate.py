@@ -20,9 +20,12 @@ HOST = "RAM"
 # A CUDA process beside its model: the driver's context, its kernels, cuBLAS. 13B at Q4_K_M and Q3_K_M on an H100, f16
 # and q8_0 KV: 598 to 603 MiB; smaller cards hold smaller contexts.
 CUDA_RUNTIME = 614 * MIB
-# Python with NumPy and llama.cpp in main memory, before a model: 32 to 52 MiB; and what llama.cpp keeps of each token
-# of the vocabulary: 16 MiB of 32,000.
-PROGRAM, TOKEN = 52 * MIB, 520
+# A chat in a terminal, in main memory, beside its model: Python with all that it imports and llama.cpp's code; a batch
+# takes 13 MiB less. Answers under a schema or a grammar take some 40 MiB more, which are not planned for.
+PROGRAM = 68 * MIB
+# What llama.cpp, and our copy of the header, keep of each token of the vocabulary (348 to 374 of SentencePiece's), and
+# of each merge of a BPE (230 to 240).
+TOKEN, MERGE = 380, 240
 # Of each token of a batch: its number, its position, the cells of its key and its value, and its row among the outputs.
 _INPUTS = 28
 # With CUDA the process maps the driver's libraries as well.
@@ -177,7 +180,8 @@ def _runtime(weights: Weights, machine: Machine, number: int, used: bool) -> int
     """What a process takes beside its model: in main memory, or on a GPU."""
     if number < 0:
         driver = CUDA_PROGRAM if any(device.name.startswith("CUDA") for device in machine.gpus) else 0
-        return PROGRAM + weights.vocab * TOKEN + driver
+        vocabulary = weights.vocab * TOKEN + weights.merges * MERGE
+        return PROGRAM + vocabulary + weights.header + driver
     return 0 if machine.unified or not used else CUDA_RUNTIME
 
 
@@ -192,11 +196,14 @@ def _compute(
     names: Mapping[str, int],
 ) -> int:
     if number < 0:
+        found = outputs(weights, setup) + (scratch(weights, setup) if used else 0)
         if buffers:
-            return outputs(weights, setup) + buffers.host(names)
-        found = (_staging(weights, setup) if gpus else 0) + (work(weights, setup) if used else 0)
-        return outputs(weights, setup) + found
-    return (buffers.of(name) if buffers else work(weights, setup)) if used else 0
+            return found + buffers.host(names)
+        return found + (_staging(weights, setup) if gpus else 0) + (work(weights, setup) if used else 0)
+    if not used:
+        return 0
+    found = buffers.of(name) if buffers else work(weights, setup, on_gpu=True)
+    return found + halved_scores(weights, setup)
 
 
 def outputs(weights: Weights, setup: Setup) -> int:
@@ -204,18 +211,39 @@ def outputs(weights: Weights, setup: Setup) -> int:
     return 4 * weights.vocab * setup.sequences
 
 
-def work(weights: Weights, setup: Setup) -> int:
+def work(weights: Weights, setup: Setup, on_gpu: bool = False) -> int:
     """Bytes of the buffers that a device computes a full batch in, by a formula for LLaMA's graph.
 
-    With flash attention and f16 KV it is what probes of the pinned release on a CPU say, to the last tenth of a MiB,
-    for 135M, 1B, 7B, 8B and 13B: four rows of the width and three of the feed-forward's are alive at once, the mask in
-    float16, and the numbers that describe each token. A quantized KV takes a row of the width less.
+    With f16 KV it is what probes of the pinned release on a CPU say, to the last tenth of a MiB, for 135M, 1B, 7B, 8B
+    and 13B: four rows of the width and three of the feed-forward's are alive at once, the mask in float16, and the
+    numbers that describe each token. A quantized KV takes a row of the width less. Without flash attention all scores
+    are there, beside five rows of the width, keys and values. A GPU makes a float16 copy of a layer's quantized keys
+    and values (ggml_cuda_flash_attn_ext_get_alloc_size), beside four rows: 124 MiB for 13B at 4,096 tokens, measured.
     """
     tokens, cells = _tokens(setup), stream_cells(setup.n_ctx, setup.streams)
-    rows = 4 * tokens * (4 * weights.hidden + 3 * weights.inner)
-    scores = 0 if setup.flash else 4 * tokens * cells * weights.heads
+    row, widths = 4 * tokens, weights.key_width + weights.value_width
+    rows = row * (4 * weights.hidden + 3 * weights.inner)
+    if not setup.flash:
+        rows = max(rows + row * weights.hidden, row * (cells * weights.heads + 5 * weights.hidden + widths))
+    elif on_gpu and setup.kv != "f16":
+        rows = max(rows, 2 * setup.streams * cells * widths + row * 4 * weights.hidden)
     mask = tokens * cells * (2 if setup.flash else 4)
-    return max(rows + scores, 4 * setup.sequences * weights.vocab) + mask + _INPUTS * tokens
+    return max(rows, 4 * setup.sequences * weights.vocab) + mask + _INPUTS * tokens
+
+
+def scratch(weights: Weights, setup: Setup) -> int:
+    """Bytes that the processor takes for one operation, beside the buffers that llama.cpp speaks of: a batch's rows in
+    8 bits, with their scales (ggml_graph_plan).
+    """
+    return max(_tokens(setup) * weights.inner * 8 // 7, halved_scores(weights, setup))
+
+
+def halved_scores(weights: Weights, setup: Setup) -> int:
+    """Bytes of all scores in float16, which processor and GPU make for multiplying with the values where there is no
+    flash attention; nobody speaks of them.
+    """
+    cells = 0 if setup.flash else stream_cells(setup.n_ctx, setup.streams)
+    return 2 * _tokens(setup) * cells * weights.heads
 
 
 def _tokens(setup: Setup) -> int:

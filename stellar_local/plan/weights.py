@@ -13,6 +13,7 @@ from ..errors import ModelError
 from ..native.header import Header
 
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}  # of one value, block scales included
+_SENTENCEPIECE, _MERGES_A_TOKEN = 1 << 16, 2.2  # LLaMA 2's vocabularies are smaller; 280,147 of 128,256 tokens
 _BLOCK = 32  # values, of q8_0 and of q4_0
 CELLS = 256  # llama.cpp rounds a context up to whole blocks of so many cells
 
@@ -35,6 +36,8 @@ class Weights:
     value_width: int
     quantizable: bool  # whether a head is made of whole blocks, without which llama.cpp keeps no KV but f16
     trained: int  # tokens of context
+    merges: int = 0  # of a BPE vocabulary
+    header: int = 0  # bytes of the file before the weights
 
     @classmethod
     def of(cls, header: Header) -> Weights:
@@ -68,6 +71,8 @@ class Weights:
             value_width=kv_heads * value,
             quantizable=key % _BLOCK == value % _BLOCK == 0,
             trained=_number(header, "context_length"),
+            merges=_merges(header),
+            header=header.data_start,
         )
 
     @property
@@ -93,6 +98,14 @@ def stream_cells(n_ctx: int, streams: int = 1) -> int:
     """The cells that llama.cpp gives each of so many streams of a context: whole blocks of 256 (llama_context)."""
     whole = -(-n_ctx // CELLS) * CELLS
     return -(-(whole // streams) // CELLS) * CELLS
+
+
+def _merges(header: Header) -> int:
+    """How many merges the vocabulary has; as many as LLaMA 3's, by its size, where there is a vocabulary to come."""
+    found: Any = header.metadata.get("tokenizer.ggml.merges", 0)  # a long list is given as its length
+    if header.metadata.get("tokenizer.ggml.model") == "no_vocab" and header.value("vocab_size", 0) > _SENTENCEPIECE:
+        return int(header.value("vocab_size") * _MERGES_A_TOKEN)
+    return len(found) if isinstance(found, list) else int(found)
 
 
 def _number(header: Header, key: str, default: int | None = None) -> int:
