@@ -19,21 +19,16 @@ from pathlib import Path
 
 import numpy as np
 from machine import describe
+from random_base import SHAPES, config_of, write_base
 
 sys.path.remove(str(Path(__file__).parent))  # this file must not be taken for the package of its name
 
-from convert import spm
 from convert.llama import Shape
 from convert.safetensors import header_bytes
 from convert.space import readable
 
-SHAPES = {  # hidden, intermediate, layers, heads, key-value heads: TinyLlama's and BayLing's
-    "1b": (2048, 5632, 22, 32, 4),
-    "7b": (4096, 11008, 32, 32, 32),
-    "13b": (5120, 13824, 40, 40, 40),
-}
 LEVELS = "Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M"
-VOCABULARY, RANK, SHARD = 32000, 8, 4 << 30
+RANK = 8
 
 MERGE = """
 import sys, torch
@@ -65,52 +60,8 @@ sys.exit(os.waitstatus_to_exitcode(status) != 0)
 
 def write_model(folder: Path, adapter: Path, shape: str) -> None:
     """Write a random float16 base of a named shape, in shards, and a rank-8 adapter of q, k, v and o."""
-    width, inner, layers, heads, kv_heads = SHAPES[shape]
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": width,
-        "intermediate_size": inner,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "vocab_size": VOCABULARY,
-        "max_position_embeddings": 4096,
-        "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": False,
-        "torch_dtype": "float16",
-    }
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    pieces = [spm.Piece("<unk>", 0, spm.UNKNOWN), spm.Piece("<s>", 0, spm.CONTROL), spm.Piece("</s>", 0, spm.CONTROL)]
-    pieces += [spm.Piece(f"<0x{byte:02X}>", 0, spm.BYTE) for byte in range(256)]
-    pieces += [spm.Piece(f"▁{number}", -float(number)) for number in range(VOCABULARY - len(pieces))]
-    (folder / "tokenizer.model").write_bytes(spm.build(spm.SpmModel(pieces), {"unk": 0, "bos": 1, "eos": 2}))
-    generator = np.random.default_rng(0)
-    noise = (generator.standard_normal(1 << 24, np.float32) * 0.02).astype(np.float16)
-    shards: list[list[tuple[str, tuple[int, ...], str]]] = [[]]
-    filled = 0
-    for tensor in Shape.from_config(config).tensors():
-        if filled + 2 * tensor.size > SHARD:
-            shards.append([])
-            filled = 0
-        shards[-1].append((tensor.name, tensor.shape, "F16"))
-        filled += 2 * tensor.size
-    where = {}
-    for number, shard in enumerate(shards, 1):
-        name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        with (folder / name).open("wb") as file:
-            file.write(header_bytes(shard, {"format": "pt"}))
-            for tensor_name, dimensions, _ in shard:
-                where[tensor_name] = name
-                left = int(np.prod(dimensions))
-                while left:  # the same noise from another place each time
-                    start = int(generator.integers(0, 1 << 23))
-                    part = noise[start : start + left] if len(dimensions) > 1 else np.ones(left, np.float16)
-                    file.write(part.tobytes())
-                    left -= len(part)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
-    write_adapter(adapter, config, generator)
+    write_base(folder, shape, dtype="F16")
+    write_adapter(adapter, config_of(shape, "F16"), np.random.default_rng(0))
 
 
 def write_adapter(folder: Path, config: dict[str, object], generator: np.random.Generator) -> None:

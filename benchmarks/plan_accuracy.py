@@ -43,6 +43,7 @@ ROOT, CHILD = Path(__file__).resolve().parent.parent, Path(__file__).with_name("
 MIB = 1 << 20
 WITHIN = 1.05
 _FEW, _WIDTH = 4, 48  # layers; characters of a name
+_COLUMNS = (9, 8, 9, 9, 9, 11, 10, 8, 6)
 _LONGER = 6  # … to fill a context without flash attention, where what is taken grows with what is there
 _TIMEOUT = 300  # seconds for one combination
 
@@ -159,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpu", action="store_true", help="main memory, though there is a GPU")
     parser.add_argument("--model", type=Path, action="append", default=[], help="a file to measure too, on the CPU")
-    parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="combinations with this in the name")
+    parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="those with this in the name")
     parser.add_argument("--most", type=int, help="at most so many combinations")
     parser.add_argument("--steps", type=int, default=4, help="tokens to generate in each sequence [%(default)s]")
     parser.add_argument("--seconds", type=float, default=20, help="to fill a context, at most [%(default)s]")
@@ -276,8 +277,13 @@ def told(size: int | None) -> str:
 
 
 def print_heads() -> None:
-    heads = f"{'weights':>9}{'KV':>8}{'compute':>9}{'formula':>9}{'runtime':>9}{'predicted':>11}{'measured':>10}{'ratio':>8}"
-    print(f"\n{'':{_WIDTH}}{'':5}{heads}{'s':>6}", flush=True)
+    names = ("weights", "KV", "compute", "formula", "runtime", "predicted", "measured", "ratio", "s")
+    print(f"\n{'':{_WIDTH}}{'':5}{line(names, _COLUMNS)}", flush=True)
+
+
+def line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Cells at the right of their columns."""
+    return "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
 
 
 def print_row(row: Row) -> None:
@@ -285,17 +291,13 @@ def print_row(row: Row) -> None:
         print(f"{row.combination!s:{_WIDTH}} {row.error}", flush=True)
         return
     for place in places(row):
-        parts, ratio = row.parts(place), row.ratio(place)
-        sizes = [told(size) for size in (parts.weights, parts.kv, parts.compute)]
-        sizes += [told(row.parts(place, by_formula=True).compute), told(parts.runtime), told(parts.total)]
-        cells = "".join(f"{cell:>{width}}" for cell, width in zip(sizes, (9, 8, 9, 9, 9, 11), strict=True))
-        first, last = place == places(row)[0], f"{row.seconds:6.0f}"
+        parts, ratio, first = row.parts(place), row.ratio(place), place == places(row)[0]
+        cells = [told(size) for size in (parts.weights, parts.kv, parts.compute)]
+        cells += [told(row.parts(place, by_formula=True).compute), told(parts.runtime), told(parts.total)]
+        cells += [told(row.measured(place)), "-" if ratio is None else f"{ratio:.3f}"]
+        cells += [f"{row.seconds:.0f}" if first else ""]
         filled = "" if row.answer["filled"] == 1 or not first else f"  {row.answer['filled']:.0%} of the context filled"
-        print(
-            f"{row.combination if first else ''!s:{_WIDTH}}{place:5}{cells}{told(row.measured(place)):>10}"
-            f"{'-' if ratio is None else f'{ratio:.3f}':>8}{last if first else ''}{filled}",
-            flush=True,
-        )
+        print(f"{row.combination if first else ''!s:{_WIDTH}}{place:5}{line(cells, _COLUMNS)}{filled}", flush=True)
 
 
 def places(row: Row) -> list[str]:
@@ -311,8 +313,8 @@ def print_rests(rows: Sequence[Row], here: dict[str, Any]) -> None:
         print(f"{'':{_WIDTH}}{'batch, by process':>20}{'more in use':>13}{'peak, by process':>20}{'more in use':>13}")
         for row in sorted(good, key=lambda row: row.rest("GPU", row.measured("GPU")) or 0):
             warm, peak = row.answer["stages"]["warm"], row.answer["peak"]
-            sizes = [told(row.rest("GPU", one[by])) for one in (warm, peak) for by in ("process", "device")]
-            print(f"{row.combination!s:{_WIDTH}}" + "".join(f"{size:>{20 - 7 * (n % 2)}}" for n, size in enumerate(sizes)))
+            cells = [told(row.rest("GPU", one[by])) for one in (warm, peak) for by in ("process", "device")]
+            print(f"{row.combination!s:{_WIDTH}}{line(cells, (20, 13, 20, 13))}")
     print("\nmain memory beside weights, KV and compute: the program alone, and all at the peak; of it, pages of files")
     for row in sorted(good, key=lambda row: row.rest(HOST, row.measured(HOST)) or 0):
         program, peak = row.answer["stages"]["program"], row.answer["peak"]
@@ -336,7 +338,8 @@ def summary(rows: Sequence[Row]) -> bool:
                 continue
             enough, near = ratios[0] >= 1, ratios[-1] <= WITHIN
             how = "by formula alone" if by_formula else "with the probe's buffers"
-            verdict = f"never below: {'yes' if enough else 'NO'}; within 5%: {'yes' if near else 'no' if not judged else 'NO'}"
+            words = ("yes" if enough else "NO", "yes" if near else "NO" if judged else "no")
+            verdict = "never below: {}; within 5%: {}".format(*words)
             print(f"{place}, {how}: ratio {ratios[0]:.3f} to {ratios[-1]:.3f}, {verdict}")
             if not by_formula:
                 fine = fine and enough and (near or not judged)

@@ -134,9 +134,11 @@ def _token(context: Context, number: int) -> int:
 
 def _values(found: Peak) -> dict[str, Any]:
     main = found.main
-    most = None if main is None else max(main.total, main.peak or 0)
-    parts = {"own": main.own, "files": main.files, "shared": main.shared} if main else {}
-    return {"process": found.process, "device": found.device, "main": main.total if main else None, "most": most, **parts}
+    values: dict[str, Any] = {"process": found.process, "device": found.device, "main": None, "most": None}
+    if main:
+        values |= {"main": main.total, "most": max(main.total, main.peak or 0)}
+        values |= {"own": main.own, "files": main.files, "shared": main.shared}
+    return values
 
 
 def _most(one: int | None, other: int | None) -> int | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Type
+from made_vocabulary import BOS, EOS, made_vocabulary
 
 SHAPES = {  # width, feed-forward width, layers, heads, KV heads, vocabulary, context
     "tiny": (256, 512, 2, 4, 2, 512, 2048),
@@ -54,15 +55,13 @@ def write(shape: str, path: Path) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(width // heads)
     writer.add_vocab_size(vocabulary)
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    types = [2, 3, 3, *[6] * 256]  # unknown, control, byte
-    tokens += [f"▁{number}" for number in range(vocabulary - len(tokens))]
+    tokens = made_vocabulary(vocabulary)
     writer.add_tokenizer_model("llama")
-    writer.add_token_list(tokens)
+    writer.add_token_list([text for text, _ in tokens])
     writer.add_token_scores([0.0] * vocabulary)
-    writer.add_token_types(types + [1] * (vocabulary - len(types)))
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    writer.add_token_types([kind for _, kind in tokens])
+    writer.add_bos_token_id(BOS)
+    writer.add_eos_token_id(EOS)
 
     blocks = {Type.Q4_K: _q4_k(), Type.Q6_K: _q6_k()}
     ones = np.ones(width, np.float32)

@@ -59,7 +59,8 @@ def family(pid: int) -> set[int]:
     for folder in Path("/proc").iterdir() if Path("/proc").is_dir() else []:
         if folder.name.isdigit():
             try:
-                parents[int(folder.name)] = int((folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+                text = (folder / "stat").read_text(errors="replace")
+                parents[int(folder.name)] = int(text.rpartition(")")[2].split()[1])  # after the name, and the state
             except (OSError, ValueError, IndexError):
                 continue
     found = {pid}

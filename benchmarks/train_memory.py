@@ -26,17 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from machine import describe
+from random_base import VOCABULARY, write_base
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from train.corpus import Triple, read, shipped, write  # noqa: E402
 
-SHAPES = {  # hidden, intermediate, layers, heads: of BayLing-2-7B and BayLing-13B
-    "tiny": (256, 512, 2, 4),
-    "7b": (4096, 11008, 32, 32),
-    "13b": (5120, 13824, 40, 40),
-}
-VOCABULARY, GIB, SHARD = 32000, 1 << 30, 4 << 30
+GIB = 1 << 30
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 STEPS = 8
 # Shape, rows a micro-batch, tokens a row, and the memory (GiB) that ours may use, runtime included.
@@ -74,7 +70,7 @@ def main() -> None:
         for shape in options.shapes.split(","):
             base = folder / shape
             if not base.exists():
-                write_base(shape, base, options.tokenizer)
+                write_base(base, shape, options.tokenizer)
             if not options.no_table:
                 table(shape, base, folder, options.liger)
             if shape in ("13b", "tiny"):
@@ -288,55 +284,6 @@ def long_rows(count: int) -> list[Triple]:
     """Rows with answers of thousands of tokens."""
     text = " ".join(row.output for row in shipped("astronomy") if row.output.isascii())
     return [Triple(f"Tell story {number}.", "", text[97 * number :] + text) for number in range(count)]
-
-
-def write_base(shape: str, out: Path, tokenizer: Path) -> None:
-    """A LLaMA with random weights in bfloat16, made on the GPU and saved in shards."""
-    import torch
-    from safetensors.torch import save_file
-
-    hidden, inner, layers, heads = SHAPES[shape]
-    sizes = {"model.embed_tokens.weight": (VOCABULARY, hidden), "lm_head.weight": (VOCABULARY, hidden)}
-    for layer in range(layers):
-        prefix = f"model.layers.{layer}"
-        sizes |= {f"{prefix}.self_attn.{name}.weight": (hidden, hidden) for name in MODULES}
-        sizes |= {f"{prefix}.mlp.{name}.weight": (inner, hidden) for name in ("gate_proj", "up_proj")}
-        sizes[f"{prefix}.mlp.down_proj.weight"] = (hidden, inner)
-        sizes |= {f"{prefix}.{name}.weight": (hidden,) for name in ("input_layernorm", "post_attention_layernorm")}
-    sizes["model.norm.weight"] = (hidden,)
-    out.mkdir(parents=True)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    shard: dict[str, Any] = {}
-    names: dict[str, str] = {}
-    for number, (name, size) in enumerate(sizes.items(), 1):
-        shard[name] = (torch.randn(size, device=device) * 0.02 + (len(size) == 1)).to(torch.bfloat16).cpu()
-        if sum(tensor.nbytes for tensor in shard.values()) > SHARD or number == len(sizes):
-            file = f"model-{len(set(names.values())) + 1:05}.safetensors"
-            save_file(shard, out / file, {"format": "pt"})
-            names |= dict.fromkeys(shard, file)
-            shard = {}
-    index = {"metadata": {}, "weight_map": names}
-    (out / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": hidden,
-        "intermediate_size": inner,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": heads,
-        "vocab_size": VOCABULARY,
-        "max_position_embeddings": 4096,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "hidden_act": "silu",
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "tie_word_embeddings": False,
-        "torch_dtype": "bfloat16",
-    }
-    (out / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    (out / "tokenizer.model").write_bytes(tokenizer.read_bytes())
 
 
 if __name__ == "__main__":
