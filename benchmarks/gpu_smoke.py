@@ -33,8 +33,7 @@ from readings import Peak, Watch
 
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 1 << 20
-LEVEL, LINES, PER_REQUEST, PARALLEL = "Q4_K_M", 64, 512, 16
-TOKENS = {"chat": 128, "batch": 64}  # of an answer
+LEVEL, PER_REQUEST, PARALLEL = "Q4_K_M", 512, 16
 ENDLESS = ("--logit-bias", f"{EOS}=-100", "--temperature", "1", "--seed", "1")
 _TIMEOUT = 480  # seconds for one step
 
@@ -150,25 +149,26 @@ class Smoke:
 
     def _chat(self) -> Step:
         command = [str(self._model), "--prompt", "What is a parsec?", "--private", "-v", *ENDLESS]
-        run = self._run("chat", *command, "--max-tokens", str(TOKENS["chat"]), *self._without)
-        speed = (TOKENS["chat"] - 1) / run.writing if run.writing > 0 else None
+        run = self._run("chat", *command, "--max-tokens", str(2 * self._options.tokens), *self._without)
+        speed = (2 * self._options.tokens - 1) / run.writing if run.writing > 0 else None
         return self._computed("chat, one turn", run, speed, "chat")
 
     def _batch(self, name: str, use: str, *more: str) -> Step:
+        lines = self._options.lines
         source, out = self._folder / "questions.jsonl", self._folder / f"{use.replace(' ', '-')}.jsonl"
-        questions = [json.dumps({"id": number, "prompt": f"Question {number}?"}) for number in range(LINES)]
+        questions = [json.dumps({"id": number, "prompt": f"Question {number}?"}) for number in range(lines)]
         source.write_text("\n".join(questions) + "\n", encoding="utf-8")
         out.unlink(missing_ok=True)
         command = [str(self._model), "--in", str(source), "--out", str(out), "--json", "-v", *ENDLESS]
-        command += ["--parallel", str(PARALLEL), "--max-tokens", str(TOKENS["batch"]), *more, *self._without]
+        command += ["--parallel", str(PARALLEL), "--max-tokens", str(self._options.tokens), *more, *self._without]
         run = self._run("batch", *command)
         try:
             summary = json.loads(run.out)
-            step = self._computed(f"{name}, {LINES} lines", run, summary["tokens_per_second"], use)
-            if summary["answered"] != LINES:
-                step.failed = step.failed or f"{summary['answered']} of {LINES} lines were answered"
+            step = self._computed(f"{name}, {lines} lines", run, summary["tokens_per_second"], use)
+            if summary["answered"] != lines:
+                step.failed = step.failed or f"{summary['answered']} of {lines} lines were answered"
         except (ValueError, KeyError) as error:
-            step = self._computed(f"{name}, {LINES} lines", run, None, use)
+            step = self._computed(f"{name}, {lines} lines", run, None, use)
             step.failed = step.failed or f"no summary: {error!r}"
         return step
 
@@ -240,6 +240,8 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="7b", help="[default: %(default)s]")
     parser.add_argument("--dir", type=Path, help="keep all files there, and use what is there already")
     parser.add_argument("--tokenizer", type=Path, help="a LLaMA tokenizer.model [default: a made one]")
+    parser.add_argument("--lines", type=int, default=64, help="of the batch [%(default)s]")
+    parser.add_argument("--tokens", type=int, default=64, help="of an answer; chat gives twice as many [%(default)s]")
     parser.add_argument("--cpu", action="store_true", help="run without a GPU")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there, too")
     options = parser.parse_args()

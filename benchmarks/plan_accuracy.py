@@ -178,8 +178,10 @@ def main() -> None:
     for device in machine.gpus:
         print(f"{device.name}: {device.description}, {device.total / MIB:,.0f} MiB, {device.free / MIB:,.0f} free")
     if machine.gpus:
-        print(f"the driver's context alone: {told(here['process'])} by process, {told(here['device'])} more in use; ")
-        print(f"in main memory {told(here['driver'])}", flush=True)
+        print(
+            f"the driver's context alone, MiB: {told(here['process'])} by process, {told(here['device'])} more in use; "
+            f"in main memory {told(here['driver'])}"
+        )
         chosen = list(ON_GPU) + [Combination(str(model), 4096) for model in options.model]
     else:
         chosen = list(on_cpu([str(bundled_model()), *map(str, options.model)]))

@@ -97,9 +97,10 @@ class Watch:
     children: bool = False
     peak: Peak = field(default_factory=Peak)
 
+    def __post_init__(self) -> None:
+        self._stop, self._lock = threading.Event(), threading.Lock()
+
     def __enter__(self) -> Watch:
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         return self

@@ -8,17 +8,22 @@ take nearly twice its size, and a container's limit would be met by pages that n
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+_RANDOM = 1  # MADV_RANDOM: neighbours are not read ahead
 _DONTNEED = 4  # MADV_DONTNEED of Linux: for a mapping that is only read, the pages come back from the file when touched
 
 
-def let_go(path: Path, maps: Path = Path("/proc/self/maps")) -> int:
+def let_go(path: Path, small: Sequence[tuple[int, int]] = (), maps: Path = Path("/proc/self/maps")) -> int:
     """Give back the pages of `path` that this process has mapped for reading; returns how many bytes were mapped.
 
-    What is read again comes from the system's cache. Raises nothing: where it cannot be done, pages stay.
+    What is read again comes from the system's cache. Linux maps up to 2 MiB around a byte that is read; `small` are
+    parts, (offset, size) in the file, that are to come alone: norms lie between matrices that nobody reads any more.
+    Raises nothing: where it cannot be done, pages stay.
     """
     if not sys.platform.startswith("linux"):
         return 0
@@ -27,7 +32,7 @@ def let_go(path: Path, maps: Path = Path("/proc/self/maps")) -> int:
         status = path.stat()
         libc = ctypes.CDLL(None, use_errno=True)
         for line in maps.read_text(errors="surrogateescape").splitlines():
-            span, access, _, device, inode, *_ = line.split(maxsplit=5)
+            span, access, place, device, inode, *_ = line.split(maxsplit=5)
             if int(inode) != status.st_ino or "w" in access or "r" not in access:
                 continue
             major, minor = (int(part, 16) for part in device.split(":"))
@@ -36,6 +41,12 @@ def let_go(path: Path, maps: Path = Path("/proc/self/maps")) -> int:
             start, end = (int(part, 16) for part in span.split("-"))
             if libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _DONTNEED) == 0:
                 let += end - start
+            shift = start - int(place, 16)
+            for offset, size in small:
+                first = max(start, (shift + offset) // mmap.PAGESIZE * mmap.PAGESIZE)
+                last = min(end, -(-(shift + offset + size) // mmap.PAGESIZE) * mmap.PAGESIZE)
+                if first < last:  # a mapping of its own, which nothing is mapped around
+                    libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _RANDOM)
     except (OSError, ValueError, AttributeError):
         pass
     return let

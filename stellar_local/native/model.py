@@ -107,7 +107,8 @@ class Model:
         if mlock and (note := _unlocked("".join(log).splitlines(), self.header.file_size)):
             self.notes.append(note)
         elif _REPACKED in "".join(log):
-            let_go(path)
+            rows = [tensor for tensor in self.header.tensors if len(tensor.shape) == 1]
+            let_go(path, [(self.header.data_start + row.offset, row.nbytes) for row in rows])
         self.vocab: Any = self._api.llama_model_get_vocab(self.handle)
         if not vocab_only and (
             not self._api.llama_model_has_decoder(self.handle)
