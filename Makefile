@@ -47,7 +47,8 @@ lint: $(VENV)/.dev
 	@$(BIN)/mypy
 
 # What the benchmarks share; the other files there are scripts.
-BENCH_MODULES := $(addprefix benchmarks/,machine.py peers.py batch_engine.py batch_prompts.py one_setting.py random_gguf.py)
+BENCH_MODULES := $(addprefix benchmarks/,machine.py peers.py batch_engine.py batch_prompts.py one_setting.py \
+  random_gguf.py random_base.py zero_gguf.py made_vocabulary.py nvml.py readings.py plan_measure.py)
 
 bench: $(VENV)/.dev
 	@for script in $(filter-out $(BENCH_MODULES),$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done

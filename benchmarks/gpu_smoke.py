@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MIB = 1 << 20
 LEVEL, PER_REQUEST, PARALLEL = "Q4_K_M", 512, 16
 ENDLESS = ("--logit-bias", f"{EOS}=-100", "--temperature", "1", "--seed", "1")
+_ON_PROCESSOR = "it ran on the processor, though there is a GPU"
 _TIMEOUT = 480  # seconds for one step
 
 
@@ -82,6 +83,7 @@ class Smoke:
     def __init__(self, folder: Path, options: argparse.Namespace, nvidia: Gpus | None) -> None:
         self._folder, self._options, self._nvidia = folder, options, nvidia
         self._base, self._model = folder / "base", folder / "model"
+        self._judged = nvidia is not None and not options.cpu
         self._without = ("--gpu-layers", "0") if options.cpu else ()
         self._planned: dict[str, int] = {}
 
@@ -145,6 +147,8 @@ class Smoke:
         step.where = ", ".join(f"{count} layers: {device}" for device, count in details.get("layers", {}).items())
         if bad := [f"{name} ({check['found']})" for name, check in checks.items() if check["state"] == "failure"]:
             step.failed = "; ".join(bad)
+        elif self._judged and set(details.get("layers", {})) == {"CPU"}:
+            step.failed = _ON_PROCESSOR
         return step
 
     def _chat(self) -> Step:
@@ -177,16 +181,16 @@ class Smoke:
         on_gpu, layers = bool(run.layers and run.layers[0]), run.layers
         where = f"GPU, {layers[0]} of {layers[1]} layers" if on_gpu and layers else "CPU"
         step = Step(name, run.seconds, speed, self._memory(run), self._planned.get(use), where, _failure(run))
-        if self._nvidia and not self._options.cpu and not step.failed:
+        if self._judged and not step.failed:
             if not on_gpu:
-                step.failed = "it ran on the processor, though there is a GPU"
+                step.failed = _ON_PROCESSOR
             elif not step.memory:
                 step.failed = "it took no GPU memory"
         return step
 
     def _memory(self, run: Run) -> int | None:
         """Bytes at the peak: on GPUs, or in main memory if there are none to use."""
-        if self._nvidia and not self._options.cpu:
+        if self._judged:
             return run.peak.gpu
         return run.peak.main.total if run.peak.main else None
 

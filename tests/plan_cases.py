@@ -92,7 +92,15 @@ def made(level: str = "F16", **fields: int) -> Candidate:
 def log_of(path: Path, setup: Setup) -> str:
     """llama.cpp's log of making a context of a setup, without allocation."""
     with Model(path, setup.gpu_layers, no_alloc=True) as model, recorded() as pieces:
-        Context(model, setup.n_ctx, setup.sequences, setup.n_batch, kv_type=setup.kv, unified=setup.unified).close()
+        Context(
+            model,
+            setup.n_ctx,
+            setup.sequences,
+            setup.n_batch,
+            kv_type=setup.kv,
+            unified=setup.unified,
+            flash_attn="auto" if setup.flash else "off",
+        ).close()
     return "".join(pieces)
 
 

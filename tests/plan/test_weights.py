@@ -56,6 +56,16 @@ def test_a_converted_file(kind: str, request: pytest.FixtureRequest) -> None:
         assert (weights.total, weights.vocab, weights.trained) == (model.size, model.n_vocab, model.n_ctx_train)
     assert (len(weights.blocks), weights.layers, weights.heads, weights.hidden, weights.inner) == (2, 3, 4, 64, 96)
     assert (weights.key_width, weights.value_width, weights.tied, weights.quantizable) == (32, 32, False, False)
+    merges = read_header(path, whole=True).metadata.get("tokenizer.ggml.merges", [])
+    assert (weights.merges, bool(weights.merges)) == (len(merges), kind == "bpe_model")
+    assert weights.header == read_header(path).data_start
+
+
+def test_merges_that_are_still_to_come() -> None:
+    """LLaMA 3 has 280,147 of them (its tokenizer.json); LLaMA 2's vocabulary has none."""
+    assert Weights.of(shape_header("8b", "Q4_K_M")).merges == pytest.approx(280_147, rel=0.01)
+    assert Weights.of(shape_header("7b", "Q4_K_M")).merges == 0
+    assert Weights.of(made_header(vocab=128256)).merges > 0
 
 
 @pytest.mark.parametrize(
