@@ -47,7 +47,7 @@ lint: $(VENV)/.dev
 	@$(BIN)/mypy
 
 # What the benchmarks share; the other files there are scripts.
-BENCH_MODULES := $(addprefix benchmarks/,machine.py peers.py batch_engine.py batch_prompts.py)
+BENCH_MODULES := $(addprefix benchmarks/,machine.py peers.py batch_engine.py batch_prompts.py one_setting.py random_gguf.py)
 
 bench: $(VENV)/.dev
 	@for script in $(filter-out $(BENCH_MODULES),$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done

@@ -1,6 +1,7 @@
 """Writes what the code itself says into the docs: `make docs`. A test fails when a page is not current.
 
-cli.md is the command line's own help; in chat.md and chat.zh.md the table of commands is the chat's.
+cli.md is the command line's own help; in chat.md and chat.zh.md the table of commands is the chat's, in plan.md and
+plan.zh.md the table of cards the planner's.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import click
 
 from stellar_local.chat.loop import COMMANDS, GROUPS
 from stellar_local.cli import stellar
+from stellar_local.plan.cards import card_plans
+from stellar_local.plan.explain import in_short
+from stellar_local.plan.shapes import SHAPES
 from stellar_local.texts import LANGUAGES, Texts
 
 FOLDER = Path(__file__).parent
-_MARKS = "<!-- commands -->", "<!-- end of commands -->"
 _HEAD = """# The `stellar` command
 
 Made from `--help` by `make docs`; edit the code, not this page.
@@ -62,14 +65,37 @@ def chat_table(language: str) -> str:
     return "\n".join(["| | |", "|---|---|", *rows])
 
 
+def card_table(language: str) -> str:
+    """What to run on which card, for a chat and for batches."""
+    texts = Texts(language)
+    rows = []
+    for use, parallel in (("chat", 1), ("batch", None)):
+        rows += [
+            f"| {texts(f'plan.for_{use}')} | " + " | ".join(name.upper() for name in SHAPES) + " |",
+            "|---|---|---|---|",
+        ]
+        for card, plans in card_plans(parallel):
+            cells = [texts("plan.no_way") if one is None else in_short(one, texts) for one in plans.values()]
+            name = f"{card.kind} {card.size} {'GB *' if card.computed else 'GiB'}"
+            rows.append(f"| {name} | " + " | ".join(cells) + " |")
+        rows.append("")
+    return "\n".join(rows).rstrip()
+
+
+def filled(page: str, mark: str, text: str) -> str:
+    """A page with a text between its marks."""
+    begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
+    before, _, rest = (FOLDER / page).read_text(encoding="utf-8").partition(begin)
+    return f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
+
+
 def pages() -> dict[str, str]:
     """Every page that is made, by its name."""
     made = {"cli.md": cli_page()}
     for language in LANGUAGES:
-        name = "chat.md" if language == "en" else f"chat.{language}.md"
-        before, _, rest = (FOLDER / name).read_text(encoding="utf-8").partition(_MARKS[0])
-        after = rest.partition(_MARKS[1])[2]
-        made[name] = f"{before}{_MARKS[0]}\n{chat_table(language)}\n{_MARKS[1]}{after}"
+        ending = ".md" if language == "en" else f".{language}.md"
+        made["chat" + ending] = filled("chat" + ending, "commands", chat_table(language))
+        made["plan" + ending] = filled("plan" + ending, "cards", card_table(language))
     return made
 
 

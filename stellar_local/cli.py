@@ -24,6 +24,7 @@ _MOUNTED = {
     "chat": ("stellar_local.chat.command", "chat", "Talk with a model."),
     "batch": ("stellar_local.batch.command", "batch", "Answer prompts from a file or a pipe, many at once."),
     "plan": ("stellar_local.plan_command", "plan", "What fits this machine or a card, and how to run it."),
+    "doctor": ("stellar_local.doctor.command", "doctor", "Say whether this installation works, and uses the GPU."),
     "train": ("train.cli", "train", "Turn instruction triples into a LoRA adapter."),
     "data": ("train.cli", "data", "Build training files."),
     "convert": ("convert.cli", "convert", "Merge adapters into a base and export GGUF levels."),

@@ -48,7 +48,42 @@ class RuntimeOptions:
         metavar="auto|f16|q8_0|q4_0",
     )
     threads: int | None = option(
-        None, "CPU threads [default: one per physical core].", int, least=1, most=512, metavar="N"
+        None,
+        "CPU threads [default: one per physical core, of the fast ones where they differ].",
+        int,
+        least=1,
+        most=512,
+        metavar="N",
+    )
+    batch_size: int = option(
+        512, "Tokens of prompts computed at once; more takes more memory.", int, least=1, most=1 << 16, metavar="N"
+    )
+    flash_attn: str = option(
+        "auto",
+        "Flash attention: auto, where the device has it; a quantized --kv needs it.",
+        str,
+        choices=("auto", "on", "off"),
+    )
+    mmap: str = option(
+        "auto",
+        "Map the model's file into memory instead of reading it: auto, unless a GPU shares the main memory.",
+        str,
+        choices=("auto", "on", "off"),
+    )
+    mlock: str = option(
+        "off", "Lock the model in main memory, so that it is never swapped out.", str, choices=("on", "off")
+    )
+    tensor_split: tuple[float, ...] = option(
+        (),
+        "Shares of the model for several GPUs, one for each, in their order: 3,1 [default: auto, by free memory].",
+        float,
+        many=True,
+        separator=",",
+        least=0,
+        most=1e6,
+        most_items=16,
+        words={"auto": ()},
+        metavar="auto|A,B,…",
     )
     template: str | None = option(
         None,

@@ -157,11 +157,6 @@ def progress(label: str, total: float, unit: str = "") -> Iterator[Progress]:
         yield _RichProgress()
 
 
-def amount(size: float) -> str:
-    """Bytes in the unit that people read."""
-    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
-
-
 def table(
     headers: Sequence[str], rows: Sequence[Sequence[str]], file: IO[str] | None = None, lines: bool = True
 ) -> None:
@@ -181,6 +176,11 @@ def table(
         grid.add_row(*(Text(printable(cell)) for cell in row))
     columns = None if stream.isatty() else 100
     Console(file=stream, width=columns, highlight=False).print(grid)
+
+
+def amount(size: float) -> str:
+    """Bytes in the unit that people read."""
+    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
 
 
 def is_dumb() -> bool:

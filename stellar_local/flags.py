@@ -36,7 +36,8 @@ def options_of(kind: type[Any], without: Sequence[str] = ()) -> Callable[[Functi
             first = "the model's, or " if spec.key else ""
             help = f"{spec.help} [default: {first}{item.default}]" if known else spec.help
             flag, metavar = f"--{name.replace('_', '-')}", spec.metavar or "|".join(spec.choices)
-            function = click.option(flag, name, metavar=metavar, multiple=spec.many, help=help)(function)
+            repeated = spec.many and not spec.separator
+            function = click.option(flag, name, metavar=metavar, multiple=repeated, help=help)(function)
         return function
 
     return decorate
@@ -62,6 +63,9 @@ def wish_of(
         parallel=1 if deterministic else parallel,
         per_request=per_request,
         separate=deterministic,
+        n_batch=options.batch_size,
+        flash=options.flash_attn != "off",
+        split=options.tensor_split,
         lora=sum(path.stat().st_size for path in adapters if path.is_file()),
     )
 
@@ -104,7 +108,7 @@ class Setup:
         `parallel` None lets the plan say how many requests run at once.
         """
         from .native.library import set_verbose
-        from .plan.explain import describe, given_up, too_large
+        from .plan.explain import describe, given_up, noted
         from .plan.opening import choose, open_fitting, prove
         from .runtime import Runtime
 
@@ -138,8 +142,8 @@ class Setup:
         if plan is not choice.plan:
             what = given_up(choice.plan, plan, texts)
             notes.append(texts("plan.short", file=plan.model.path.name, what=what))
-        elif line := too_large(choice, texts):
-            notes.append(line)
+        elif not tell or not describe(choice, texts):
+            notes += noted(choice, texts)
         runtime.notes[:0] = notes
         return runtime
 

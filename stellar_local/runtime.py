@@ -99,9 +99,21 @@ class Runtime:
         self.notes: list[str] = []
         self.options = options
         self._lanes, self._prove = (parallel, deterministic, per_request), prove
+        if options.batch_size < parallel:
+            raise UsageError(
+                f"--batch-size {options.batch_size} has no room for the next token of {parallel} answers at once",
+                f"give at least {parallel}, or a smaller --parallel",
+            )
         chosen = load_template(options.template) if options.template else None  # before the slow part
         adapters = _parse_adapters(options.lora)
-        self.model = Model(path, gpu_layers=ALL_LAYERS if options.gpu_layers is None else options.gpu_layers)
+        self.model = Model(
+            path,
+            gpu_layers=ALL_LAYERS if options.gpu_layers is None else options.gpu_layers,
+            mmap=options.mmap,
+            mlock=options.mlock == "on",
+            tensor_split=options.tensor_split,
+        )
+        self.notes += self.model.notes
         try:
             self.sampling, unusable = model_defaults(SamplingOptions, self.model.header.metadata)
             self.notes += unusable
@@ -126,9 +138,11 @@ class Runtime:
             self.model,
             size,
             sequences,
+            n_batch=options.batch_size,
             threads=options.threads or 0,
             kv_type=options.kv or DEFAULT_KV,
             unified=per_request is None,
+            flash_attn=options.flash_attn,
         )
         # Several requests share the context; one alone may fill it, but not beyond what the model was trained on.
         longest = min(per_request or trained, trained) if parallel > 1 else per_request

@@ -16,7 +16,8 @@ from .errors import UsageError
 @dataclass(frozen=True)
 class Spec:
     """How one option is written and checked. `kind` is int, float or str, or dict for a bias per token id; `words` are
-    allowed instead of a number; `key` is the GGUF metadata in which a model states its own default.
+    allowed instead of a number; `key` is the GGUF metadata in which a model states its own default. Of `many` values
+    each has its own flag, or all stand in one text with the `separator` between them.
     """
 
     help: str
@@ -26,6 +27,7 @@ class Spec:
     choices: tuple[str, ...] = ()
     words: Mapping[str, Any] = field(default_factory=dict)
     many: bool = False
+    separator: str = ""
     most_items: int = 1 << 20
     metavar: str = ""
     key: str = ""
@@ -35,6 +37,10 @@ class Spec:
         if self.kind is dict:
             return self._biases(value, name)
         if self.many:
+            if self.separator and isinstance(value, str):
+                if value.lower() in self.words:
+                    return self.words[value.lower()]
+                value = value.split(self.separator)
             items = [value] if isinstance(value, str) else value
             if not isinstance(items, (list, tuple)):
                 raise UsageError(f"{name} must be a list")

@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 from tiny import write_base
 
-pytest_plugins = ["convert_fixtures", "engine_cases", "real_fixtures", "state_cases", "chat_cases", "train_runs"]
+pytest_plugins = [
+    "convert_fixtures",
+    "doctor_cases",
+    "engine_cases",
+    "real_fixtures",
+    "state_cases",
+    "chat_cases",
+    "train_runs",
+]
 
 # A shell that starts the tests in the background has Ctrl-C ignored in all children; the tests send it on purpose.
 signal.signal(signal.SIGINT, signal.default_int_handler)

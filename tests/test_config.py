@@ -89,12 +89,52 @@ def test_config_file_errors_name_the_file(text: str, message: str, tmp_path: Pat
         ({"ctx": "9" * 400}, {}, "--ctx must be"),
         ({"gpu_layers": "-1"}, {}, "--gpu-layers must be auto or a whole number of at least 0"),
         ({}, {"STELLAR_KV": "x"}, "STELLAR_KV must be one of"),
+        ({"batch_size": "0"}, {}, "--batch-size must be a whole number from 1 to 65,536, not '0'"),
+        ({"flash_attn": "yes"}, {}, "--flash-attn must be one of auto, on, off, not 'yes'"),
+        ({"mlock": "auto"}, {}, "--mlock must be one of on, off"),
+        ({"tensor_split": ",".join("1" * 17)}, {}, "--tensor-split may have 16 entries, not 17"),
     ],
 )
 def test_wrong_values_are_refused(flags: dict[str, str], environ: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         resolve(RuntimeOptions, flags, {}, environ)
     assert message in caught.value.message
+
+
+@pytest.mark.parametrize("value", ["3,1.5", " 3 , 1.5 ", [3, 1.5], ["3", "1.5"]])
+def test_shares_are_one_text_or_a_list(value: object) -> None:
+    _, spec = specs(RuntimeOptions)["tensor_split"]
+    assert spec.check(value, "tensor_split") == (3.0, 1.5)
+    assert resolve(RuntimeOptions, {"tensor_split": "3,1.5"}, {}, {}).tensor_split == (3.0, 1.5)
+
+
+def test_a_flag_takes_shares_of_the_file_back() -> None:
+    assert resolve(RuntimeOptions, {"tensor_split": "auto"}, {"tensor_split": (3.0, 1.0)}, {}).tensor_split == ()
+    assert resolve(RuntimeOptions, {}, {"tensor_split": (3.0, 1.0)}, {}).tensor_split == (3.0, 1.0)
+
+
+@pytest.mark.parametrize("value", ["3,", "3;1", "", "-1,2", "nan,1", "1,inf", [True, 1], 3, ["auto", 1.0, "x"]])
+def test_wrong_shares_are_refused(value: object) -> None:
+    with pytest.raises(UsageError, match="tensor_split must be"):
+        specs(RuntimeOptions)["tensor_split"][1].check(value, "tensor_split")
+
+
+def test_hardware_options_come_from_flags_variables_and_the_file(
+    stellar: Stellar, spm_model: Path, tmp_path: Path
+) -> None:
+    """As llama.cpp's own log says, with -v."""
+    config = tmp_path / "c.toml"
+    config.write_text('batch-size = 32\nmmap = "off"\nflash-attn = "off"\n')
+    stellar.env["STELLAR_CONFIG"] = str(config)
+    stellar.env["STELLAR_FLASH_ATTN"] = "on"
+    done = stellar("batch", spm_model, "-v", "--max-tokens", 1, "--batch-size", 48, input="Hi\n")
+    assert done.returncode == 0, done.stderr
+    for line in ("n_batch               = 48\n", "flash_attn            = enabled\n", "(load_mode = none)"):
+        assert line in done.stderr
+    stellar.env["STELLAR_TENSOR_SPLIT"] = "1,1"
+    done = stellar("batch", spm_model, input="Hi\n")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--tensor-split divides a model between GPUs, and llama.cpp has none here" in done.stderr
 
 
 @pytest.mark.parametrize("value", ["5=-1.5", ["5=-1.5"], ("5=2", "5=-1.5"), {"5": -1.5}, {5: -1.5}])

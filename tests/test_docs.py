@@ -14,9 +14,13 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Stellar
+from doctor_cases import NVIDIA, around, loaded
 from tiny import write_adapter
 
 from stellar_local.cli import _MOUNTED
+from stellar_local.doctor.examination import Examination, Order
+from stellar_local.doctor.graphics import check_gpu
+from stellar_local.texts import LANGUAGES, Texts
 from train.budget import budget
 from train.fit import Choice, Wish, choose, describe
 from train.memory import CUDA_CONTEXT, GIB, Shape, estimate
@@ -26,7 +30,9 @@ GUIDES = ["docs/stellarspeak.md", "docs/stellarspeak.zh.md"]
 BATCH = ["docs/batch.md", "docs/batch.zh.md"]
 CHAT = ["docs/chat.md", "docs/chat.zh.md"]
 TRAIN = ["docs/train.md", "docs/train.zh.md"]
+PLAN = ["docs/plan.md", "docs/plan.zh.md"]
 PYTHON = ["docs/python.md", "docs/python.zh.md"]
+DOCTOR = ["docs/doctor.md", "docs/doctor.zh.md"]
 
 
 def fenced(page: str) -> list[str]:
@@ -45,7 +51,7 @@ def test_made_pages_are_current() -> None:
     )
     assert done.returncode == 0, done.stderr.decode()
     pages = json.loads(done.stdout)
-    assert set(pages) == {"cli.md", "chat.md", "chat.zh.md"}
+    assert set(pages) == {"cli.md", "chat.md", "chat.zh.md", "plan.md", "plan.zh.md"}
     for name, text in pages.items():
         assert (ROOT / "docs" / name).read_text(encoding="utf-8") == text, "run: make docs"
 
@@ -59,7 +65,9 @@ def test_every_command_has_help_with_an_example(name: str, stellar: Stellar) -> 
 
 
 @pytest.mark.parametrize(
-    "pages", [READMES, GUIDES, BATCH, CHAT, TRAIN], ids=["readme", "guide", "batch", "chat", "train"]
+    "pages",
+    [READMES, GUIDES, BATCH, CHAT, PLAN, TRAIN, DOCTOR],
+    ids=["readme", "guide", "batch", "chat", "plan", "train", "doctor"],
 )
 def test_both_languages_show_the_same_commands(pages: list[str]) -> None:
     english, chinese = map(fenced, pages)
@@ -79,6 +87,7 @@ def test_readme_make_targets_exist() -> None:
             assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.usefixtures("sound_machine")
 def test_readme_commands_work(tmp_path: Path, spm_base: Path, spm_folder: Path) -> None:
     """All of the README's `stellar` commands, in order, with a tiny model in the places of the real ones."""
     shutil.copytree(spm_folder, tmp_path / "demo" / "model")
@@ -115,6 +124,12 @@ def test_guide_commands_work(tmp_path: Path, spm_base: Path) -> None:
     run_all(fenced(GUIDES[0]), tmp_path)
     made = {path.name for path in tmp_path.iterdir()}
     assert {"stellarspeak-13b", "stellarspeak-13b-half", "stellarspeak-13b-hf", "stellarspeak-lora.gguf"} <= made
+
+
+def test_plan_guide_commands_work(tmp_path: Path, spm_folder: Path) -> None:
+    shutil.copytree(spm_folder, tmp_path / "demo" / "model")
+    run_all(fenced(PLAN[0]), tmp_path)
+    assert json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))["chat"]["plans"]
 
 
 def tomls(page: str) -> dict[str, str]:
@@ -249,6 +264,27 @@ def test_chat_guide_commands_work(tmp_path: Path, spm_folder: Path) -> None:
     assert len(json.loads(saved.read_text(encoding="utf-8"))["turns"]) == 2
 
 
+@pytest.mark.usefixtures("sound_machine")
+def test_doctor_guide_commands_work(tmp_path: Path, spm_folder: Path) -> None:
+    shutil.copytree(spm_folder, tmp_path / "demo" / "model")
+    run_all(fenced(DOCTOR[0]), tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["healthy"]
+
+
+@pytest.mark.parametrize(("page", "language"), [*zip(DOCTOR, LANGUAGES, strict=True)])
+def test_the_doctor_guide_lists_each_check_and_shows_what_is_said(page: str, language: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE)
+    assert listed == [id for id, _ in Examination(Order()).checks()]
+    finding = check_gpu(loaded(), around(NVIDIA), {})
+    shown = " ".join(text.split())
+    assert finding.said.text(Texts(language)) in shown
+    # Another Python, and PyTorch may have brought the runtime.
+    command = finding.fix.partition(" -m pip ")[2]
+    for word in set(command.split()):
+        assert word in shown, word
+
+
 def test_the_pictures_are_made_by_their_script(tmp_path: Path, spm_folder: Path) -> None:
     """A real chat in tmux, drawn; the READMEs show what it writes."""
     if shutil.which("tmux") is None:
@@ -334,7 +370,19 @@ def test_python_examples_work(tmp_path: Path, spm_model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [*READMES, *GUIDES, *BATCH, *CHAT, *TRAIN, *PYTHON, "CONTRIBUTING.md", "templates/README.md", "docs/cli.md"]
+    "page",
+    [
+        *READMES,
+        *GUIDES,
+        *BATCH,
+        *CHAT,
+        *TRAIN,
+        *PYTHON,
+        *DOCTOR,
+        "CONTRIBUTING.md",
+        "templates/README.md",
+        "docs/cli.md",
+    ],
 )
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page

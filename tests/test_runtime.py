@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -101,6 +102,66 @@ def test_requests_share_the_context_or_have_one_each(spm_model: Path) -> None:
         assert all(stream.answer.usage.completion_tokens for stream in streams)
         with pytest.raises(RequestError, match="the context holds 300"):
             engine.submit(runtime.request([Turn("x" * 300)], GREEDY))
+
+
+LOGGED: list[tuple[dict[str, Any], str]] = [
+    ({"batch_size": 16}, "n_ubatch              = 16\n"),
+    ({"flash_attn": "off"}, "flash_attn            = disabled\n"),
+    ({"flash_attn": "on"}, "flash_attn            = enabled\n"),
+    ({"mmap": "off"}, "(load_mode = none)"),
+    ({"mmap": "on", "mlock": "on"}, "(load_mode = mmap+mlock)"),
+    ({"mmap": "off", "mlock": "on"}, "(load_mode = mlock)"),
+]
+
+
+def opened(path: Path, capsys: pytest.CaptureFixture[str], **options: Any) -> tuple[str, str]:
+    """llama.cpp's log, and an answer."""
+    with Runtime(path, RuntimeOptions(ctx=512, **options)) as runtime:
+        answer = runtime.engine.submit(runtime.request([Turn("What is a star? 恒星是什么？")], GREEDY)).answer
+        return capsys.readouterr().err, answer.text
+
+
+def test_hardware_options_reach_llama_cpp(
+    spm_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By what its own log says of them."""
+    monkeypatch.setattr("stellar_local.native.library._verbose", True)
+    usual, expected = opened(spm_model, capsys)
+    for options, line in LOGGED:
+        log, text = opened(spm_model, capsys, **options)
+        assert line in log and line not in usual, options
+        # Where the arithmetic is another, a random model's next tokens may change places.
+        assert text == expected or {"batch_size", "flash_attn"} & set(options), options
+
+
+@pytest.mark.real
+def test_hardware_options_change_no_answer(real_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = {opened(real_model, capsys, **options)[1] for options, _ in LOGGED}
+    assert answers == {opened(real_model, capsys)[1]} != {""}
+
+
+def test_a_model_s_notes_are_the_runtime_s(spm_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stellar_local.native.model._unlocked", lambda lines, size: f"{size} bytes are not locked")
+    with Runtime(spm_model, RuntimeOptions(mlock="on")) as runtime:
+        assert runtime.notes == [f"{spm_model.stat().st_size} bytes are not locked"]
+    with Runtime(spm_model, RuntimeOptions()) as runtime:
+        assert runtime.notes == []
+
+
+def test_a_batch_has_room_for_each_answer_s_next_token(spm_model: Path) -> None:
+    with pytest.raises(UsageError, match="--batch-size 3 has no room for the next token of 4 answers at once"):
+        Runtime(spm_model, RuntimeOptions(batch_size=3), parallel=4)
+    with Runtime(spm_model, RuntimeOptions(ctx=256, batch_size=4), parallel=4) as runtime:
+        requests = [runtime.request([Turn("Hi" * size)], GREEDY) for size in range(1, 6)]
+        answers = [stream.answer for stream in [runtime.engine.submit(one) for one in requests]]
+        assert runtime.engine.context.n_batch == 4
+        assert [answer.usage.prompt_tokens for answer in answers] == [len(one.tokens) for one in requests]
+        assert all(answer.tokens for answer in answers)
+
+
+def test_options_that_exclude_one_another_name_their_flags(spm_model: Path) -> None:
+    with pytest.raises(UsageError, match="--kv q8_0 needs flash attention, which --flash-attn off forbids"):
+        Runtime(spm_model, RuntimeOptions(kv="q8_0", flash_attn="off"))
 
 
 def test_a_template_for_another_vocabulary_is_refused(spm_model: Path) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from stellar_local.errors import MissingExtraError, ModelError, UsageError
 from stellar_local.console import amount
+from stellar_local.errors import MissingExtraError, ModelError, UsageError
 
 from .memory import GIB, Estimate, Setup, Shape, estimate
 

@@ -160,16 +160,9 @@ def _plan(chat: Chat, rest: str) -> None:
     ranking = rank(models, wish, freed(machine, estimate(own.weights, setup, machine, lora=wish.lora)))
     plans = {plan.model.path: plan for plan in (*reversed(ranking.refused), *reversed(ranking.plans))}
     for plan in plans.values():
-        fits = (
-            "unknown"
-            if plan.short is None
-            else "fits"
-            if plan.fits and plan.whole
-            else "part"
-            if plan.fits
-            else "too_large"
-        )
-        found = texts(f"chat.plan_{fits}")
-        mark = "*" if plan.model.path == path else " "
-        size = amount(weighing(plan, machine))
-        note(f"{mark} {plan.model.level:<8} {size:>9}  {found}  {plan.model.path.name}")
+        fits = "unknown"
+        if plan.short is not None:
+            fits = "too_large" if not plan.fits else "fits" if plan.whole else "part"
+        mark, size = "*" if plan.model.path == path else " ", amount(weighing(plan, machine))
+        word = texts(f"chat.plan_{fits}")
+        note(f"{mark} {plan.model.level:<8} {size:>9}  {word}  {plan.model.path.name}")

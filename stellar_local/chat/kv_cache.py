@@ -111,7 +111,7 @@ class KVCache:
                 "model": self._identity(context.model.header),
                 "adapters": [[self._identity(adapter.header), float(scale)] for adapter, scale in adapters],
                 "vocabulary": context.model.n_vocab,
-                "kv": [context.kv_type, context.rotated],
+                "kv": [context.kv_type, context.rotated, context.flash],
                 "sequences": 1 if context.unified else context.sequences,
                 "build": [build, platform.machine(), context.offloaded],
             }

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ..errors import RequestError, StellarError, UsageError
+from ..errors import RequestError, ShortMemoryError, StellarError, UsageError
 from ..native.context import Context
 from .job import Event, Job, told
 from .kept import Kept
@@ -146,7 +146,10 @@ class Engine:
         self._closing = False
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="stellar-engine", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise ShortMemoryError("there is no memory for another thread", "close other programs") from error
 
     @property
     def work(self) -> tuple[int, int]:

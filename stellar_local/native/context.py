@@ -20,10 +20,11 @@ import numpy.typing as npt
 
 from ..errors import ModelError, ShortMemoryError, StellarError, UsageError
 from .adapter import Adapter
-from .cores import physical_cores
+from .cores import default_threads
 from .library import api, complaints, deferred_interrupt, speaks_of_memory
 from .model import Model
 
+_FLASH = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
 KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml_type numbers of the cache types we offer
 
 
@@ -59,7 +60,9 @@ class Context:
     `n_ctx` by `sequences`, which is faster to attend to, as no one looks at the others' cells. `capacity` is what one
     sequence can hold, `offloaded` whether a GPU computes, `rotated` whether keys are kept rotated. A batch holds up to
     `n_batch` tokens and asks for logits of up to `outputs` of them [default: one a sequence]; both cost compute memory.
-    Close it before its model. Raises ShortMemoryError if llama.cpp cannot allocate it, UsageError for impossible sizes.
+    With `flash_attn` "auto" flash attention is used where the devices have it; whatever is chosen but "off", values
+    lie in memory as it wants them (`flash`). Close it before its model. Raises ShortMemoryError if llama.cpp cannot
+    allocate it, UsageError for impossible sizes and for a quantized cache without flash attention.
     """
 
     def __init__(
@@ -72,20 +75,30 @@ class Context:
         kv_type: str = "f16",
         outputs: int = 0,
         unified: bool = True,
+        flash_attn: str = "auto",
     ) -> None:
         self._api = api()
         if not 0 < sequences <= self._api.llama_max_parallel_sequences():
             raise UsageError(f"between 1 and {self._api.llama_max_parallel_sequences()} sequences can run at once")
         if n_ctx <= 0:
             raise UsageError("the context must hold at least one token")
+        if n_batch <= 0:
+            raise UsageError("a batch must hold at least one token")
+        if flash_attn == "off" and kv_type != "f16":
+            raise UsageError(
+                f"--kv {kv_type} needs flash attention, which --flash-attn off forbids",
+                "give --flash-attn auto, or --kv f16",
+            )
         self.model, self.sequences, self.unified = model, sequences, unified or sequences == 1
         self.kv_type, self.rotated = kv_type, kv_type != "f16" and _rotates(model)
+        self.flash = flash_attn != "off" and model.header.architecture != "grok"  # for which llama.cpp turns it off
         params = self._api.llama_context_default_params()
         params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx, sequences, self.unified
         params.n_batch = params.n_ubatch = min(n_batch, n_ctx)
         params.n_outputs_max = self.outputs = max(outputs, sequences)
+        params.flash_attn_type = _FLASH[flash_attn]
         params.type_k = params.type_v = KV_TYPES[kv_type]
-        params.n_threads = params.n_threads_batch = threads or physical_cores()
+        params.n_threads = params.n_threads_batch = threads or default_threads()
         params.no_perf = True
         # The abort callback runs once per graph node, so it must cost nothing: C's strlen reads our flag, a string
         # that is empty until abort() makes it one character long. No Python runs inside a decode.

@@ -60,6 +60,16 @@ def gpus() -> list[Device]:
         return []
 
 
+def backends() -> list[str]:
+    """The names of the backends that ggml was built with, as "CPU", "CUDA", "Metal": devices or none.
+
+    Raises StellarError if llama.cpp cannot be loaded, OSError and AttributeError where its library lacks the functions.
+    """
+    library = _Library()
+    found = (library.backend_name(library.backend(number)) for number in range(library.backend_count()))
+    return [(name or b"").decode("utf-8", "replace") for name in found]
+
+
 class _Library:
     """ggml's functions on devices, from the very library that llama.cpp uses. Raises OSError and AttributeError."""
 
@@ -82,6 +92,9 @@ class _Library:
         self.device = function("ggml_backend_dev_get", pointer, ctypes.c_size_t)
         self.type = function("ggml_backend_dev_type", ctypes.c_int, pointer)
         self.driver = function("ggml_backend_dev_backend_reg", pointer, pointer)
+        self.backend_count = function("ggml_backend_reg_count", ctypes.c_size_t)
+        self.backend = function("ggml_backend_reg_get", pointer, ctypes.c_size_t)
+        self.backend_name = function("ggml_backend_reg_name", ctypes.c_char_p, pointer)
         self._properties = function("ggml_backend_dev_get_props", None, pointer, ctypes.POINTER(_Properties))
 
     def read(self, handle: int) -> Device:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import StellarError
+from .companions import load_missing
 from .cores import spin_briefly
 
 _ERROR_LEVEL, _CONTINUE_LEVEL = 4, 5  # ggml_log_level in ggml.h
@@ -41,7 +42,7 @@ def complaints() -> str:
 
 def speaks_of_memory(complaint: str) -> bool:
     """Whether a complaint of the library's is that memory was not to be had."""
-    return bool(re.search(r"alloc|out of memory|mmap failed|mlock failed", complaint, re.IGNORECASE))
+    return bool(re.search(r"alloc|out of memory|mmap failed", complaint, re.IGNORECASE))
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def recorded() -> Iterator[list[str]]:
     try:
         yield pieces
     finally:
-        _records.remove(pieces)
+        _records[:] = [one for one in _records if one is not pieces]  # others may hold equal pieces
 
 
 class Interruption:
@@ -87,6 +88,19 @@ def deferred_interrupt() -> Iterator[Interruption]:
         raise KeyboardInterrupt
 
 
+def _imported() -> Any:
+    """llama-cpp-python's module; what its library needs is looked for among pip's packages too."""
+    met: set[str] = set()
+    while True:
+        try:
+            return importlib.import_module("llama_cpp.llama_cpp")
+        except (OSError, RuntimeError) as error:
+            message = str(error)
+            if message in met or not load_missing(message):
+                raise
+            met.add(message)
+
+
 def api() -> Any:
     """The low-level module of llama-cpp-python, initialised once per process.
 
@@ -96,7 +110,7 @@ def api() -> Any:
         return _state["api"]
     spin_briefly()
     try:
-        module = importlib.import_module("llama_cpp.llama_cpp")
+        module = _imported()
     except ModuleNotFoundError as error:
         raise StellarError(
             f"llama-cpp-python is not installed ({error.name} is missing)", "pip install llama-cpp-python"

@@ -1,35 +1,78 @@
-"""A loaded model and its vocabulary: tokenizing, special tokens, metadata. Knows nothing of contexts or prompts."""
+"""A loaded model and its vocabulary: tokenizing, special tokens, metadata. Knows nothing of contexts or prompts.
+
+How a model is divided between several GPUs is tried with fake ones only.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..errors import ModelError, ShortMemoryError, StellarError
+from ..errors import ModelError, ShortMemoryError, StellarError, UsageError
+from .devices import gpus
 from .header import Header, check_runnable, check_vocabulary, read_header
-from .library import api, complaints, deferred_interrupt, speaks_of_memory
+from .library import api, complaints, deferred_interrupt, recorded, speaks_of_memory
+from .mapped import let_go
 
 _CONTROL = 1 << 3  # LLAMA_TOKEN_ATTR_CONTROL
+_REPACKED = "_REPACK model buffer size"  # in the log where weights were copied into another order
 ALL_LAYERS = 1 << 20  # more layers than any model has: offload everything
+
+
+def _unlocked(lines: Sequence[str], size: int) -> str:
+    """What to tell if llama.cpp's warnings say that it could not lock a model of `size` bytes; "" if they do not.
+
+    It goes on then, with a model that may be swapped out.
+    """
+    reasons = [line for line in lines if re.search(r"failed to (mlock|VirtualLock)|mlock not supported", line)]
+    if not reasons:
+        return ""
+    needed = f"{size / (1 << 20):,.0f} MiB"
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    except (ImportError, AttributeError, OSError):  # Windows
+        limit = -1
+    if 0 <= limit < size:  # -1: no limit
+        allowed = f"{limit / (1 << 20):,.0f} MiB (`ulimit -l`, in KiB)"
+        return (
+            f"--mlock cannot lock the model's {needed}: this process may lock {allowed}; raise memlock in "
+            "/etc/security/limits.conf, or start the container with --ulimit memlock=-1"
+        )
+    return f"--mlock cannot lock all of the model's {needed}: {reasons[0].removeprefix('warning: ')}"
 
 
 class Model:
     """A model in memory. Close it, or use it as a context manager; contexts made of it must be closed first.
 
     `gpu_layers` counts the layers to offload, from the last; it has no effect in a build without a GPU backend.
-    With `no_alloc` no weight is read and nothing can be computed: a context of it says in llama.cpp's log how much
-    memory it would take, and a file that is only a header, made as long as the whole, will do. Raises ModelError if the
-    file is missing, no GGUF, truncated, or refused by llama.cpp, ShortMemoryError if that is for want of memory.
+    `tensor_split` gives each GPU's share of these, in the order of `gpus()`, by any measure; () leaves it to their free
+    memory. With `mmap` "on" the file is mapped into memory, with "off" it is read, "auto" is as the devices have it;
+    `mlock` keeps it in main memory, what of it is there. `notes` says what of this could not be done. With `no_alloc`
+    no weight is read and nothing can be computed: a context of it says in llama.cpp's log how much memory it would
+    take, and a file that is only a header, made as long as the whole, will do.
+    Raises ModelError if the file is missing, no GGUF, truncated, or refused by llama.cpp, ShortMemoryError if that is
+    for want of memory, UsageError for a split that does not match the GPUs.
     """
 
     def __init__(
-        self, path: Path, gpu_layers: int = ALL_LAYERS, vocab_only: bool = False, no_alloc: bool = False
+        self,
+        path: Path,
+        gpu_layers: int = ALL_LAYERS,
+        vocab_only: bool = False,
+        no_alloc: bool = False,
+        mmap: str = "auto",
+        mlock: bool = False,
+        tensor_split: Sequence[float] = (),
     ) -> None:
         self.path, self.gpu_layers = path, gpu_layers
+        self.notes: list[str] = []
         self.contexts = 0  # that are open
         self.header: Header = read_header(path, whole=True)
         if not vocab_only:
@@ -39,15 +82,19 @@ class Model:
         self._api = api()
         params = self._api.llama_model_default_params()
         params.n_gpu_layers, params.vocab_only = gpu_layers, vocab_only
+        params.load_mode = self._load_mode(mmap, mlock)
         if no_alloc:
             params.no_alloc, params.load_mode = True, self._api.LLAMA_LOAD_MODE_NONE
+        if tensor_split:
+            params.tensor_split = self._shares(tensor_split)
         complaints()
         self.handle: Any = None
         try:
             with deferred_interrupt() as interruption:
                 progress = self._api.llama_progress_callback(lambda _share, _data: not interruption.asked)
                 params.progress_callback = progress
-                self.handle = self._api.llama_model_load_from_file(os.fsencode(path), params)
+                with recorded() as log:
+                    self.handle = self._api.llama_model_load_from_file(os.fsencode(path), params)
         except KeyboardInterrupt:
             self.close()
             raise
@@ -57,6 +104,10 @@ class Model:
                 f"llama.cpp cannot load {path}: {reason or 'no reason given'}",
                 "run with -v to see its whole log; a larger model than memory needs a lower level",
             )
+        if mlock and (note := _unlocked("".join(log).splitlines(), self.header.file_size)):
+            self.notes.append(note)
+        elif _REPACKED in "".join(log):
+            let_go(path)
         self.vocab: Any = self._api.llama_model_get_vocab(self.handle)
         if not vocab_only and (
             not self._api.llama_model_has_decoder(self.handle)
@@ -77,6 +128,34 @@ class Model:
         self._pieces: dict[int, bytes] = {}
         self._specials: dict[str, int | None] = {}
         self._ends: dict[int, bool] = {}
+
+    def _load_mode(self, mmap: str, mlock: bool) -> int:
+        llama = self._api
+        if not mlock:
+            modes = {"auto": llama.LLAMA_LOAD_MODE_AUTO, "on": llama.LLAMA_LOAD_MODE_MMAP}
+            return int(modes.get(mmap, llama.LLAMA_LOAD_MODE_NONE))
+        # llama.cpp has no "auto" that locks: it maps no file for GPUs that live on the main memory.
+        mapped = mmap == "on" or (mmap == "auto" and not any(device.integrated for device in gpus()))
+        return int(llama.LLAMA_LOAD_MODE_MMAP_MLOCK if mapped else llama.LLAMA_LOAD_MODE_MLOCK)
+
+    def _shares(self, tensor_split: Sequence[float]) -> Any:
+        """The shares as llama.cpp takes them: it reads as many numbers as it can have devices, whatever there are."""
+        devices = gpus()
+        if not devices:
+            raise UsageError(
+                "--tensor-split divides a model between GPUs, and llama.cpp has none here",
+                "leave it out; for GPUs llama-cpp-python must be built for them",
+            )
+        if len(tensor_split) != len(devices):
+            names = ", ".join(f"{device.name} ({device.description})" for device in devices)
+            raise UsageError(
+                f"--tensor-split has {len(tensor_split)} shares for {len(devices)} GPUs: {names}",
+                "give one number for each; 0 leaves a GPU out",
+            )
+        if not any(tensor_split):
+            raise UsageError("--tensor-split leaves out every GPU", "--gpu-layers 0 computes without them")
+        room = max(self._api.llama_max_devices(), len(devices))
+        return (ctypes.c_float * room)(*tensor_split)
 
     def _token_or_none(self, token: int) -> int | None:
         return token if 0 <= token < self.n_vocab else None  # LLAMA_TOKEN_NULL is -1

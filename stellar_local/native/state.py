@@ -166,6 +166,8 @@ class _Reader:
         transposed, layers = self._take("II")
         if transposed > 1 or layers != api().llama_model_n_layer(self._context.model.handle):
             raise self._wrong(f"{layers} layers")
+        if bool(transposed) == self._context.flash:
+            raise self._wrong("values in the layout of another --flash-attn")
         for values in (False, True):
             for _ in range(layers):
                 (kind,) = self._take("i")

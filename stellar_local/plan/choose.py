@@ -166,6 +166,11 @@ class _Planner:
         return self._weights.layers if asked is None else min(asked, self._weights.layers)
 
     @property
+    def _most(self) -> int:
+        """Requests at once, as wished; a batch holds a token of each."""
+        return self._wish.parallel or min(PARALLEL, self._wish.n_batch)
+
+    @property
     def _unknown(self) -> bool:
         return self._machine.free is None
 
@@ -176,7 +181,7 @@ class _Planner:
         wish, weights = self._wish, self._weights
         free = wish.kv is None and wish.flash and weights.quantizable
         kinds = [wish.kv or "f16", *(["q8_0"] if free else [])]
-        most = wish.parallel or PARALLEL
+        most = self._most
         counts = [most]
         while wish.parallel is None and counts[-1] > 4:
             counts.append(counts[-1] // 2)
@@ -226,7 +231,7 @@ class _Planner:
             split=wish.split,
         )
         found = planned(self._model, setup, parallel, self._machine, self._buffers(self._model, setup), wish.lora)
-        return replace(found, ideal=self._context(wish.parallel or PARALLEL))
+        return replace(found, ideal=self._context(self._most))
 
 
 def sequences_of(parallel: int, separate: bool) -> int:

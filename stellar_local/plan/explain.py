@@ -75,6 +75,17 @@ def joined(parts: Sequence[str], texts: Texts) -> str:
     return ("，" if texts.language == "zh" else ", ").join(parts)
 
 
+def in_short(plan: Plan, texts: Texts) -> str:
+    """A plan in one cell: "Q4_K_M, 4,096, q8_0 KV, 36 of 41 layers"."""
+    setup = plan.setup
+    parts = [plan.model.level, f"{setup.n_ctx:,}"]
+    parts += [texts("plan.at_once", count=plan.parallel)] if plan.parallel > 1 else []
+    parts += [] if setup.kv == "f16" else [f"{setup.kv} KV"]
+    if not plan.whole:
+        parts.append(texts("plan.some_layers", held=setup.gpu_layers, layers=plan.model.weights.layers))
+    return joined(parts, texts)
+
+
 def refusal(plan: Plan, ranking: Ranking, name: str, texts: Texts) -> str:
     """Why a model's ideal setup does not fit, and what of it would: "13B Q4_K_M needs 11.1 GiB at 4,096 …"."""
     machine = ranking.machine
@@ -91,12 +102,16 @@ def refusal(plan: Plan, ranking: Ranking, name: str, texts: Texts) -> str:
     return texts("plan.refused_but" if lesser.whole else "plan.refused_slower", how=how, **values)
 
 
-def too_large(choice: Choice, texts: Texts) -> str:
-    """What to say of a choice that was fixed by the user and does not fit; "" for others."""
+def noted(choice: Choice, texts: Texts) -> list[str]:
+    """What must be said of a choice whose reasons nobody has read: that it has less than is usual, or does not fit."""
     plan, machine = choice.plan, choice.ranking.machine
-    if plan.fits or plan.short is None or choice.reason not in (Reason.FILE, Reason.NAMED):
-        return ""
-    needed, free = weighing(plan, machine), machine.free or 0
-    if needed <= free and machine.ram is not None and machine.gpus:  # it is the main memory that lacks
-        needed, free = plan.need.host.total, machine.ram
-    return texts("plan.too_large", file=choice.path.name, needed=amount(needed), free=amount(free))
+    values = {"file": choice.path.name, "free": amount(machine.free or 0)}
+    if plan.short is None:
+        return []
+    if plan.fits:
+        ideal = next((one for one in choice.ranking.refused if one.model is plan.model), None)
+        return [texts("plan.runs_with", what=given_up(ideal, plan, texts), **values)] if ideal else []
+    needed = weighing(plan, machine)
+    if machine.gpus and machine.ram is not None and needed <= (machine.free or 0):  # it is the main memory that lacks
+        needed, values["free"] = plan.need.host.total, amount(machine.ram)
+    return [texts("plan.too_large", needed=amount(needed), **values)]

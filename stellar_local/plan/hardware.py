@@ -81,14 +81,14 @@ def parse_sizes(text: str, option: str) -> list[int]:
 def available_memory() -> int | None:
     """Bytes of main memory that a new process can use without swapping; None where the system does not say.
 
-    Linux: MemAvailable of /proc/meminfo, or less where a control group allows less. Elsewhere: the physical memory, of
-    which other programs hold a part.
+    Linux: MemAvailable of /proc/meminfo, or less where a control group or the process's own limit (ulimit -v) allows
+    less. Elsewhere: the physical memory, of which other programs hold a part.
     """
     try:
         with open("/proc/meminfo", encoding="ascii") as handle:  # noqa: PTH123
             for line in handle:
                 if line.startswith("MemAvailable:"):
-                    return min(int(line.split()[1]) * 1024, _group_room())
+                    return min(int(line.split()[1]) * 1024, _group_room(), _own_room())
     except OSError:
         pass
     try:
@@ -116,6 +116,20 @@ def _group_room(root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") ->
         except (OSError, ValueError):  # no limit here, or "max"
             continue
     return max(room, 0)
+
+
+def _own_room() -> int:
+    """What the process's limit of address space still allows: llama.cpp dies where it is reached in a small matter."""
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return _MOST
+    try:
+        used = int(_read("/proc/self/statm").split()[0]) * resource.getpagesize()
+    except (OSError, ValueError):
+        return limit
+    return max(limit - used, 0)
 
 
 def _read(path: str) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from ..errors import ModelError, UsageError
 from ..files import is_there
-from ..native.header import Header, read_header
+from ..native.header import Header, check_runnable, read_header
 from .quality import Divergence, Loss, divergences, loss
 from .shapes import LEVELS, SHAPES, shape_header
 from .sparse import write_sparse
@@ -82,7 +82,9 @@ def candidates(model: Path, level: str | None = None, problems: list[ModelError]
     if not model.is_dir():
         if level:
             raise UsageError(f"--level chooses within a folder, but {model} is a file", "leave --level out")
-        return [_candidate(read_header(model), divergences(model.parent))]
+        header = read_header(model)
+        check_runnable(replace(header, file_size=max(header.file_size, header.full_size)))  # a cut one can be planned
+        return [_candidate(header, divergences(model.parent))]
     files = _files(model)
     if level and files:
         named = [file for file in files if level_of(file) == level.upper()]

@@ -24,6 +24,7 @@ from .weights import Weights
 Opened = TypeVar("Opened")
 
 _TIGHT = 0.1  # of what is free: with less to spare, or with layers left out, llama.cpp is asked
+_ROUNDS = 8  # of asking, where what it says moves other plans to the front
 _POOL = 64 * MIB  # of each GPU, which computing takes beside what was allocated; without it CUDA ends the process
 
 
@@ -64,7 +65,7 @@ def choose(model: Path, wish: Wish, level: str | None = None, machine: Machine |
     machine = machine or this_machine(on_gpu=wish.gpu_layers != 0)
     ranking = rank(models, wish, machine)
     if ranking.plans and machine.gpus and not machine.stated and _is_tight(ranking.plans[0], machine):
-        ranking = probed(models, wish, machine, ranking.plans[:1])
+        ranking = probed(models, wish, machine, ranking, 1)
     given = Reason.FILE if not model.is_dir() else Reason.NAMED if level else None
     if machine.free is None:
         plan, reason = ranking.refused[-1], Reason.UNKNOWN
@@ -81,15 +82,25 @@ def _is_tight(plan: Plan, machine: Machine) -> bool:
     return not plan.whole or plan.short is None or -plan.short < _TIGHT * (machine.free or 0)
 
 
-def probed(models: Sequence[Candidate], wish: Wish, machine: Machine, plans: Sequence[Plan]) -> Ranking:
-    """Everything ranked anew, with llama.cpp's own word on the compute buffers of these plans."""
+def probed(models: Sequence[Candidate], wish: Wish, machine: Machine, ranking: Ranking, most: int) -> Ranking:
+    """Everything ranked anew, with llama.cpp's own word on the compute buffers of the `most` first plans."""
     known: dict[tuple[Path, Setup], Buffers | None] = {}
-    for model in models:
-        setups = [plan.setup for plan in plans if plan.model is model]
-        with openable(model) as path:
-            known |= zip([(model.path, one) for one in setups], probe(path, setups), strict=True)
-    alike = {_likeness(path, setup): buffers for (path, setup), buffers in known.items()}
-    return rank(models, wish, machine, lambda model, setup: alike.get(_likeness(model.path, setup)))
+
+    def buffers(model: Candidate, setup: Setup) -> Buffers | None:
+        return known.get(_likeness(model.path, setup))
+
+    for _ in range(_ROUNDS):
+        new = [plan for plan in ranking.plans[:most] if _likeness(plan.model.path, plan.setup) not in known]
+        if not new:
+            break
+        for model in models:
+            setups = [plan.setup for plan in new if plan.model is model]
+            if not setups:
+                continue
+            with openable(model) as path:
+                known |= zip([_likeness(model.path, one) for one in setups], probe(path, setups), strict=True)
+        ranking = rank(models, wish, machine, buffers)
+    return ranking
 
 
 def _likeness(path: Path, setup: Setup) -> tuple[Path, Setup]:
@@ -135,11 +146,11 @@ def _shrunk(plan: Plan, wish: Wish) -> Iterator[Plan]:
         parallel //= 2
         size = wish.per_request * parallel if wish.per_request else wish.ctx or default_context(weights, parallel)
         yield now(n_ctx=min(size, setup.n_ctx), sequences=sequences_of(parallel, separate))
-    if wish.kv is None and setup.kv == "f16" and wish.flash:
+    if wish.kv is None and setup.kv == "f16" and wish.flash and weights.quantizable:
         yield now(kv="q8_0")
     if wish.gpu_layers is None:
-        for share in (3, 2, 1, 0):  # quarters of the layers that were to be there
-            if (layers := plan.setup.gpu_layers * share // 4) < setup.gpu_layers:
+        for share in range(7, -1, -1):  # eighths of the layers that were to be there
+            if (layers := plan.setup.gpu_layers * share // 8) < setup.gpu_layers:
                 yield now(gpu_layers=layers)
     while wish.ctx is None and wish.per_request is None and setup.n_ctx // 2 >= min(512, weights.trained):
         yield now(n_ctx=setup.n_ctx // 2, n_batch=min(setup.n_batch, setup.n_ctx // 2))
@@ -148,25 +159,35 @@ def _shrunk(plan: Plan, wish: Wish) -> Iterator[Plan]:
 def open_fitting(choice: Choice, wish: Wish, make: Callable[[Plan], Opened]) -> tuple[Opened, Plan]:
     """Open the chosen plan, or where memory is short after all, the next lesser one that should fit and does.
 
-    `make` opens a plan and raises ShortMemoryError where it does not fit. Raises that error where there is nothing left
-    to give up.
+    `make` opens a plan and raises ShortMemoryError where it does not fit. A plan that what is free now no longer holds
+    is not tried, as llama.cpp dies where memory ends in a small matter, unless nothing else is left. Raises
+    ShortMemoryError where there is nothing left to give up.
     """
-    try:
-        return make(choice.plan), choice.plan
-    except ShortMemoryError as error:
-        last = error
-    tried = choice.plan
-    rest = list(lesser(choice, wish))
-    for plan in rest:
-        if plan.short is not None and plan.short > 0 and plan is not rest[-1]:
-            continue  # not by what is free now
-        if plan.setup == tried.setup and plan.model is tried.model:
+    failed: ShortMemoryError | MemoryError | None = None
+    tried: Plan | None = None
+    for plan in _attempts(choice, wish):
+        if tried is not None and (plan.model is tried.model and plan.setup == tried.setup):
             continue
         try:
             return make(plan), plan
-        except ShortMemoryError as error:
-            tried, last = plan, error
-    raise last
+        except (ShortMemoryError, MemoryError) as error:
+            tried, failed = plan, error
+    raise failed or ShortMemoryError("there is no plan to open")
+
+
+def _attempts(choice: Choice, wish: Wish) -> Iterator[Plan]:
+    """The chosen plan, unless memory shrank since it was made; then the lesser ones that fit, and the last of all."""
+    machine, plan = choice.ranking.machine, choice.plan
+    if not machine.stated:
+        machine = this_machine(on_gpu=wish.gpu_layers != 0)
+    shrunk = plan.fits and not planned(plan.model, plan.setup, plan.parallel, machine, lora=wish.lora).fits
+    if not shrunk:
+        yield plan
+    last = plan
+    for last in lesser(choice, wish):
+        if last.short is None or last.short <= 0:
+            yield last
+    yield last
 
 
 def prove(context: Context) -> None:

@@ -76,6 +76,7 @@ def _answer(question: dict[str, Any]) -> list[dict[str, int] | None]:
                     setup.n_batch,
                     kv_type=setup.kv,
                     unified=setup.unified,
+                    flash_attn="auto" if setup.flash else "off",
                 ).close()
             found.append(buffers_in("".join(log)))
         except StellarError:

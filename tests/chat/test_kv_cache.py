@@ -100,6 +100,23 @@ def test_a_resumed_chat_answers_as_one_that_went_on(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_memory_of_another_flash_attention_is_a_miss(wide_model: Path, tmp_path: Path) -> None:
+    """Its values lie otherwise: the file is not llama.cpp's to refuse, and goes."""
+    path = tmp_path / "kv"
+    for made, used in (("auto", "off"), ("off", "on")):
+        with Runtime(wide_model, replace(OPTIONS, flash_attn=made)) as runtime:
+            tokens, _ = first_turn(runtime)
+            assert KVCache(path, runtime, LIMIT).save(tokens)
+        trailer = path.read_bytes()[-200:]
+        with Runtime(wide_model, replace(OPTIONS, flash_attn=made)) as runtime:
+            assert KVCache(path, runtime, LIMIT).restore(tokens) >= len(tokens) - 1
+        with Runtime(wide_model, replace(OPTIONS, flash_attn=used)) as runtime:
+            cache = KVCache(path, runtime, LIMIT)
+            assert cache._trailer(()) not in trailer
+            assert cache.restore(tokens) == 0
+            assert not path.exists()
+
+
 @pytest.mark.parametrize("kind", ["spm_model", "bpe_model"])
 def test_both_kinds_of_vocabulary(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     with Runtime(request.getfixturevalue(kind), OPTIONS) as runtime:

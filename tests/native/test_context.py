@@ -150,6 +150,64 @@ def test_kv_types(kv: str, spm_base: Path, tmp_path: Path, model: Model) -> None
         assert context.decode([prompt()]) is Decoded.DONE
 
 
+def test_a_quantized_cache_needs_flash_attention(model: Model) -> None:
+    for kv in ("q8_0", "q4_0"):
+        with pytest.raises(UsageError, match=f"--kv {kv} needs flash attention") as caught:
+            Context(model, 256, kv_type=kv, flash_attn="off")
+        assert caught.value.hint == "give --flash-attn auto, or --kv f16"
+
+
+@pytest.mark.parametrize("unified", [True, False], ids=["unified", "separate"])
+@pytest.mark.parametrize(("asked", "said"), [("auto", "auto"), ("on", "enabled"), ("off", "disabled")])
+def test_flash_attention_reaches_llama_cpp_and_changes_no_answer(
+    asked: str,
+    said: str,
+    unified: bool,
+    spm_base: Path,
+    model: Model,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr("stellar_local.native.library._verbose", True)
+    with Context(model, 512, 2, flash_attn=asked, unified=unified) as context:
+        log = capsys.readouterr().err
+        assert f"flash_attn            = {said}\n" in log
+        assert ("Flash Attention enabled" in log) == (asked == "auto")  # it was looked whether the processor has it
+        with torch.no_grad():
+            expected = AutoModelForCausalLM.from_pretrained(spm_base)(torch.tensor([TOKENS])).logits[0, -1].numpy()
+        context.decode([prompt()])
+        np.testing.assert_allclose(context.logits[0], expected, atol=2e-3)
+        context.copy(0, 1, 3)
+        context.decode([prompt(1, TOKENS[3:], start=3)])
+        np.testing.assert_allclose(context.logits[0], expected, atol=2e-3)
+
+
+@pytest.mark.parametrize(("asked", "made"), [(1, 1), (7, 7), (64, 64), (512, 256), (1 << 16, 256)])
+def test_the_batch_size_reaches_llama_cpp_and_changes_no_answer(
+    asked: int, made: int, model: Model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As large as the context at most. Several sequences may ask for a batch that is smaller than their number."""
+    with Context(model, 256) as context:
+        context.decode([prompt()])
+        expected = context.logits[0].copy()
+    monkeypatch.setattr("stellar_local.native.library._verbose", True)
+    with Context(model, 256, 5, n_batch=asked) as context:
+        log = capsys.readouterr().err
+        assert f"n_batch               = {made}\n" in log and f"n_ubatch              = {made}\n" in log
+        assert context.n_batch == made
+        for start in range(0, len(TOKENS), made):
+            context.decode([prompt(4, TOKENS[start : start + made], start)])
+        np.testing.assert_allclose(context.logits[0], expected, atol=1e-3)
+
+
+def test_a_batch_holds_something(model: Model) -> None:
+    with pytest.raises(UsageError, match="a batch must hold at least one token"):
+        Context(model, 256, n_batch=0)
+
+
 TEXT = [1, *(3 + at * 37 % 400 for at in range(60))]
 
 

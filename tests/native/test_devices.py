@@ -39,6 +39,13 @@ def test_gpus_are_listed_exactly_where_llama_cpp_can_use_them() -> None:
     assert bool(gpus()) == can or api().llama_supports_rpc()
 
 
+def test_each_gpu_belongs_to_a_backend_beside_the_processor_s() -> None:
+    """The functions that list backends against the one that says whether any of them is a GPU's."""
+    names = devices.backends()
+    assert "CPU" in names
+    assert (len({*names} - {"CPU", "BLAS", "RPC"}) > 0) == bool(api().llama_supports_gpu_offload())
+
+
 class Listed:
     """A library with these devices: (type, driver, device)."""
 
