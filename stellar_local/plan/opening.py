@@ -175,12 +175,17 @@ def open_fitting(choice: Choice, wish: Wish, make: Callable[[Plan], Opened]) -> 
     raise failed or ShortMemoryError("there is no plan to open")
 
 
+def _again(plan: Plan, wish: Wish, machine: Machine) -> Plan:
+    """A plan as it stands on a machine with other memory free; what llama.cpp said of its buffers stays true."""
+    return planned(plan.model, plan.setup, plan.parallel, machine, plan.need.buffers, wish.lora)
+
+
 def _attempts(choice: Choice, wish: Wish) -> Iterator[Plan]:
     """The chosen plan, unless memory shrank since it was made; then the lesser ones that fit, and the last of all."""
     machine, plan = choice.ranking.machine, choice.plan
     if not machine.stated:
         machine = this_machine(on_gpu=wish.gpu_layers != 0)
-    shrunk = plan.fits and not planned(plan.model, plan.setup, plan.parallel, machine, lora=wish.lora).fits
+    shrunk = plan.fits and not _again(plan, wish, machine).fits
     if not shrunk:
         yield plan
     last = plan

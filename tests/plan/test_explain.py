@@ -11,7 +11,7 @@ from plan_cases import GIB, MIB, NOTHING, PLENTY, cards, ideal_of, made
 
 from stellar_local.plan.choose import Plan, Ranking, Wish, planned, rank
 from stellar_local.plan.estimate import Setup
-from stellar_local.plan.explain import describe, given_up, joined, refusal, too_large, weighing
+from stellar_local.plan.explain import describe, given_up, in_short, joined, noted, refusal, weighing
 from stellar_local.plan.hardware import Machine
 from stellar_local.plan.models import Candidate, candidates, named
 from stellar_local.plan.opening import Choice, Reason, choose
@@ -168,18 +168,36 @@ def test_a_refusal_says_what_would_fit() -> None:
     assert sentence(NOTHING, ZH).endswith("；0 MiB 怎么都放不下")
 
 
-def test_what_a_user_fixed_and_does_not_fit(spm_folder: Path) -> None:
+def test_what_is_noted_where_nobody_reads_the_reasons(spm_folder: Path) -> None:
     file = spm_folder / "tiny-F32.gguf"
-    assert too_large(choose(file, Wish(), machine=PLENTY), EN) == ""
-    assert too_large(choose(file, Wish(), machine=Machine(None)), EN) == ""
-    assert too_large(choose(spm_folder, Wish(), machine=NOTHING), EN) == ""  # the line of the choice says it
-    line = too_large(choose(file, Wish(), machine=Machine(5 * MIB)), EN)
-    assert line == "tiny-F32.gguf needs 54 MiB as asked for, and 5 MiB are free: it may fail or be very slow"
-    assert too_large(choose(spm_folder, Wish(), "F32", Machine(5 * MIB)), ZH).startswith("tiny-F32.gguf 按要求需要")
-    full = choose(file, Wish(gpu_layers=3), machine=cards(8 * GIB, ram=MIB))
-    assert re.search(r"needs 4\d\d MiB as asked for, and 1 MiB are free", too_large(full, EN))  # with CUDA's libraries
-    crowded = choose(file, Wish(gpu_layers=3), machine=cards(MIB, ram=8 * GIB))
-    assert re.search(r"needs 61\d MiB as asked for, and 1 MiB are free", too_large(crowded, EN))
+
+    def notes(model: Path, machine: Machine, texts: Texts = EN, level: str | None = None, **wish: int) -> list[str]:
+        return noted(choose(model, Wish(**wish), level, machine), texts)
+
+    assert notes(file, PLENTY) == notes(file, Machine(None)) == []
+    lines = ["tiny-F32.gguf needs 54 MiB as asked for, and 5 MiB are free: it may fail or be very slow"]
+    assert notes(file, Machine(5 * MIB)) == notes(spm_folder, Machine(5 * MIB), level="F32") == lines
+    assert notes(file, Machine(5 * MIB), ZH)[0].startswith("tiny-F32.gguf 按要求需要 54 MiB")
+    (full,) = notes(file, cards(8 * GIB, ram=MIB), gpu_layers=3)
+    assert re.search(r"needs 4\d\d MiB as asked for, and 1 MiB are free", full)  # with CUDA's libraries
+    (crowded,) = notes(file, cards(MIB, ram=8 * GIB), gpu_layers=3)
+    assert re.search(r"needs 61\d MiB as asked for, and 1 MiB are free", crowded)
+
+
+@pytest.mark.parametrize("texts", [EN, ZH], ids=LANGUAGES)
+def test_what_is_less_than_usual_is_noted(texts: Texts) -> None:
+    ranking = rank([Q4], Wish(), Machine(amount_for(Q4, PLENTY) - 1))
+    (line,) = noted(Choice(ranking.plans[0], Reason.FILE, ranking, (Q4,)), texts)
+    assert texts("plan.less_kv", old="f16", new="q8_0") in line
+    assert line.startswith("13b Q4_K_M")
+    assert "{" not in line
+
+
+def test_a_plan_in_one_cell() -> None:
+    assert in_short(plan_of(Q4), EN) == "Q4_K_M, 8,192"
+    part = plan_of(Q4, 16, kv="q8_0", gpu_layers=36)
+    assert in_short(part, EN) == "Q4_K_M, 8,192, 16 at once, q8_0 KV, 36 of 41 layers"
+    assert in_short(part, ZH) == "Q4_K_M，8,192，并行 16，q8_0 KV，41 层中的 36 层"
 
 
 def test_what_weighs() -> None:

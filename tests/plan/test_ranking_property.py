@@ -54,6 +54,7 @@ def wishes(draw: st.DrawFn) -> Wish:
         "flash": draw(st.sampled_from([True, True, False])),
         "lora": draw(st.sampled_from([0, 0, 100 << 20])),
         "separate": draw(st.booleans()),
+        "n_batch": draw(st.sampled_from([512, 512, 2048, 7])),
     }
     size = draw(st.sampled_from(["ctx", "per_request", "free"]))
     if size != "free":
@@ -109,7 +110,8 @@ def as_asked(plan: Plan, wish: Wish, machine: Machine) -> None:
     elif wish.gpu_layers is not None:
         assert setup.gpu_layers == min(wish.gpu_layers, layers)
     assert 0 <= setup.gpu_layers <= layers
-    assert setup.n_batch <= setup.n_ctx
+    assert setup.n_batch == min(wish.n_batch, setup.n_ctx)
+    assert wish.parallel or plan.parallel <= wish.n_batch  # each has a token in it
     assert plan.need.all.lora >= (wish.lora - layers if wish.lora else 0)
 
 
