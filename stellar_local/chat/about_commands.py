@@ -140,7 +140,7 @@ def _plan(chat: Chat, rest: str) -> None:
     context, path, options = runtime.engine.context, runtime.model.path, runtime.options
     machine = this_machine(on_gpu=options.gpu_layers != 0)
     wish = replace(wish_of(options), ctx=context.n_ctx, kv=context.kv_type)
-    models = candidates(path.parent)
+    models = candidates(path.parent if path.suffix == ".gguf" else path)
     own = next(one for one in models if one.path == path)
     layers = own.weights.layers if options.gpu_layers is None else options.gpu_layers
     setup = Setup(context.n_ctx, context.kv_type, layers if machine.gpus else 0, context.sequences, context.n_batch)
