@@ -70,7 +70,9 @@ def choose(model: Path, wish: Wish, level: str | None = None, machine: Machine |
     if machine.free is None:
         plan, reason = ranking.refused[-1], Reason.UNKNOWN
     elif not ranking.plans:
-        plan, reason = ranking.refused[-1], Reason.NONE
+        # Weights in main memory are mapped, so that what does not fit there runs all the same; a GPU's must fit.
+        rest = rank(models[-1:], wish, replace(machine, ram=None)).plans if machine.gpus else ()
+        plan, reason = _again(rest[0], wish, machine) if rest else ranking.refused[-1], Reason.NONE
     else:
         plan = ranking.plans[0]
         better = [one for one in ranking.refused if models.index(one.model) <= models.index(plan.model)]
@@ -87,10 +89,10 @@ def probed(models: Sequence[Candidate], wish: Wish, machine: Machine, ranking: R
     known: dict[tuple[Path, Setup], Buffers | None] = {}
 
     def buffers(model: Candidate, setup: Setup) -> Buffers | None:
-        return known.get(_likeness(model.path, setup))
+        return known.get(_likeness(model, setup))
 
     for _ in range(_ROUNDS):
-        new = [plan for plan in ranking.plans[:most] if _likeness(plan.model.path, plan.setup) not in known]
+        new = [plan for plan in ranking.plans[:most] if _likeness(plan.model, plan.setup) not in known]
         if not new:
             break
         for model in models:
@@ -98,14 +100,28 @@ def probed(models: Sequence[Candidate], wish: Wish, machine: Machine, ranking: R
             if not setups:
                 continue
             with openable(model) as path:
-                known |= zip([_likeness(model.path, one) for one in setups], probe(path, setups), strict=True)
+                known |= zip([_likeness(model, one) for one in setups], probe(path, setups), strict=True)
         ranking = rank(models, wish, machine, buffers)
     return ranking
 
 
-def _likeness(path: Path, setup: Setup) -> tuple[Path, Setup]:
+def _likeness(model: Candidate, setup: Setup) -> tuple[Path, Setup]:
     """Setups with other layers on the GPU have the same buffers, as long as some are left out, or none."""
-    return path, replace(setup, gpu_layers=0)
+    return model.path, replace(setup, gpu_layers=int(setup.gpu_layers >= model.weights.layers))
+
+
+def running(context: Context, split: tuple[float, ...] = ()) -> Setup:
+    """The setup of a context that is there; `split` are the GPUs' shares, if stated."""
+    return Setup(
+        n_ctx=context.n_ctx,
+        kv=context.kv_type,
+        gpu_layers=min(context.model.gpu_layers, Weights.of(context.model.header).layers),
+        sequences=context.sequences,
+        n_batch=context.n_batch,
+        unified=context.unified,
+        flash=context.flash,
+        split=split,
+    )
 
 
 def freed(machine: Machine, need: Need) -> Machine:
@@ -203,8 +219,7 @@ def prove(context: Context) -> None:
     is free, as computing would take the time of a long prompt.
     """
     if not context.offloaded:
-        setup = Setup(context.n_ctx, context.kv_type, 0, context.sequences, context.n_batch)
-        free, needed = available_memory(), work(Weights.of(context.model.header), setup)
+        free, needed = available_memory(), work(Weights.of(context.model.header), running(context))
         if free is not None and free < needed:
             raise ShortMemoryError(
                 f"computing needs {needed / MIB:,.0f} MiB of memory, and {free / MIB:,.0f} MiB are free",
