@@ -24,7 +24,7 @@ from .weights import Weights
 Opened = TypeVar("Opened")
 
 _TIGHT = 0.1  # of what is free: with less to spare, or with layers left out, llama.cpp is asked
-_ROUNDS = 8  # of asking, where what it says moves other plans to the front
+_ROUNDS = 16  # of asking, where what it says moves other plans to the front
 _POOL = 64 * MIB  # of each GPU, which computing takes beside what was allocated; without it CUDA ends the process
 
 
