@@ -14,6 +14,7 @@ import click
 
 from . import console
 from .config import Options, RuntimeOptions, SamplingOptions, read_config, resolve
+from .files import require_file
 from .spec import specs
 from .texts import Texts
 
@@ -51,11 +52,13 @@ model_argument = click.argument("model", type=click.Path(path_type=Path))
 def wish_of(
     options: RuntimeOptions, parallel: int | None = 1, deterministic: bool = False, per_request: int | None = None
 ) -> Wish:
-    """What options fix of a plan. Raises UsageError for adapters that are written wrong."""
+    """What options fix of a plan. Raises UsageError for adapters written wrong, ModelError for missing ones."""
     from .plan.choose import Wish
     from .runtime import parse_adapter
 
     adapters = [parse_adapter(text)[0] for text in options.lora]
+    for path in adapters:
+        require_file(path, "adapter", "check the path given with --lora")
     return Wish(
         ctx=options.ctx,
         kv=options.kv,
@@ -66,7 +69,7 @@ def wish_of(
         n_batch=options.batch_size,
         flash=options.flash_attn != "off",
         split=options.tensor_split,
-        lora=sum(path.stat().st_size for path in adapters if path.is_file()),
+        lora=sum(path.stat().st_size for path in adapters),
     )
 
 

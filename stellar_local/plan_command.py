@@ -58,6 +58,9 @@ def plan(model: str | None, use: str | None, cards: bool, as_json: bool, **flags
     if cards:
         if model is not None:
             raise UsageError("--cards plans for BayLing's sizes", "leave MODEL out, or give --vram in its place")
+        if given := [name for name, value in flags.items() if value not in (None, ()) and name != "ui_lang"]:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise UsageError(f"--cards takes no other options, as {names}", "stellar plan 7b --vram SIZE takes them")
         _show_cards(texts, as_json)
         return
     if model is None:

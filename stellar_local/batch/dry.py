@@ -20,8 +20,10 @@ from ..console import table
 from ..engine import Request
 from ..engine.memory import shared_length
 from ..errors import StellarError
-from ..plan.estimate import Setup, estimate
+from ..flags import wish_of
+from ..plan.estimate import estimate
 from ..plan.hardware import this_machine
+from ..plan.opening import running
 from ..plan.weights import Weights
 from .fields import Item
 from .render import Renderer
@@ -131,18 +133,11 @@ def count(runtime: Runtime, items: Iterable[Item]) -> Counts:
 
 def predict_memory(runtime: Runtime) -> dict[str, int]:
     """Bytes by use, as the planner predicts them, main memory and GPUs together."""
-    model, context = runtime.model, runtime.engine.context
-    weights, machine = Weights.of(model.header), this_machine(on_gpu=context.offloaded)
-    setup = Setup(
-        n_ctx=context.n_ctx,
-        kv=context.kv_type,
-        gpu_layers=min(model.gpu_layers, weights.layers) if machine.gpus else 0,
-        sequences=context.sequences,
-        n_batch=context.n_batch,
-        unified=context.unified,
-    )
-    need = estimate(weights, setup, machine).all
-    return {"weights": need.weights, "KV": need.kv, "compute": need.compute, "program": need.runtime}
+    context, wish = runtime.engine.context, wish_of(runtime.options)
+    weights, machine = Weights.of(runtime.model.header), this_machine(on_gpu=context.offloaded)
+    need = estimate(weights, running(context, wish.split), machine, lora=wish.lora).all
+    found = {"weights": need.weights, "KV": need.kv, "compute": need.compute, "program": need.runtime}
+    return found | ({"LoRA": need.lora} if need.lora else {})
 
 
 def probe(runtime: Runtime, parallel: int) -> Speed:

@@ -9,11 +9,11 @@ from ..console import amount, cells, fitted, folded, printable
 from ..errors import StellarError
 from ..flags import wish_of
 from ..plan.choose import rank
-from ..plan.estimate import Setup, estimate
+from ..plan.estimate import estimate
 from ..plan.explain import weighing
 from ..plan.hardware import this_machine
 from ..plan.models import candidates
-from ..plan.opening import freed
+from ..plan.opening import freed, running
 from .state import Chat
 from .table import COMMANDS, GROUPS, Leave, command
 
@@ -140,11 +140,10 @@ def _plan(chat: Chat, rest: str) -> None:
     context, path, options = runtime.engine.context, runtime.model.path, runtime.options
     machine = this_machine(on_gpu=options.gpu_layers != 0)
     wish = replace(wish_of(options), ctx=context.n_ctx, kv=context.kv_type)
-    models = candidates(path.parent)
+    models = candidates(path.parent if path.suffix == ".gguf" else path)
     own = next(one for one in models if one.path == path)
-    layers = own.weights.layers if options.gpu_layers is None else options.gpu_layers
-    setup = Setup(context.n_ctx, context.kv_type, layers if machine.gpus else 0, context.sequences, context.n_batch)
-    need = estimate(own.weights, setup, machine, lora=wish.lora).all
+    taken = estimate(own.weights, running(context, wish.split), machine, lora=wish.lora)
+    need = taken.all
     note(
         texts(
             "chat.plan_model",
@@ -157,7 +156,7 @@ def _plan(chat: Chat, rest: str) -> None:
     )
     if machine.free is not None:
         note(texts("chat.plan_free_gpu" if machine.gpus else "chat.plan_free", free=amount(machine.free)))
-    ranking = rank(models, wish, freed(machine, estimate(own.weights, setup, machine, lora=wish.lora)))
+    ranking = rank(models, wish, freed(machine, taken))
     plans = {plan.model.path: plan for plan in (*reversed(ranking.refused), *reversed(ranking.plans))}
     for plan in plans.values():
         fits = "unknown"

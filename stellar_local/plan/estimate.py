@@ -98,10 +98,17 @@ class Buffers:
 
 @dataclass(frozen=True)
 class Need:
-    """The memory a setup takes in each place: the main memory under HOST, each GPU under its name."""
+    """The memory a setup takes in each place: the main memory under HOST, each GPU under its name. `buffers` are
+    llama.cpp's own word on what it computes in, if it was asked.
+    """
 
     places: Mapping[str, Parts]
-    probed: bool = False  # whether llama.cpp itself said how large its compute buffers are
+    buffers: Buffers | None = None
+
+    @property
+    def probed(self) -> bool:
+        """Whether llama.cpp itself said how large its compute buffers are."""
+        return self.buffers is not None
 
     @property
     def host(self) -> Parts:
@@ -173,7 +180,7 @@ def estimate(weights: Weights, setup: Setup, machine: Machine, buffers: Buffers 
             runtime=_runtime(weights, machine, number, used or bool(setup.gpu_layers)),
             lora=lora * len(blocks) // max(len(weights.blocks), 1),
         )
-    return Need(places, probed=buffers is not None)
+    return Need(places, buffers)
 
 
 def _runtime(weights: Weights, machine: Machine, number: int, used: bool) -> int:

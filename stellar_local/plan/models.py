@@ -99,6 +99,8 @@ def candidates(model: Path, level: str | None = None, problems: list[ModelError]
             header = read_header(file)
             if header.metadata.get("general.type") == "adapter":  # a LoRA adapter beside the levels
                 continue
+            if header.file_size < header.full_size and len(files) > 1:
+                raise ModelError(f"truncated GGUF file: {file}", "download or convert it again")
             one = _candidate(header, measured)
             one.weights  # noqa: B018 - whether it can be planned with
         except ModelError as error:

@@ -24,7 +24,7 @@ from .weights import Weights
 Opened = TypeVar("Opened")
 
 _TIGHT = 0.1  # of what is free: with less to spare, or with layers left out, llama.cpp is asked
-_ROUNDS = 8  # of asking, where what it says moves other plans to the front
+_ROUNDS = 16  # of asking, where what it says moves other plans to the front
 _POOL = 64 * MIB  # of each GPU, which computing takes beside what was allocated; without it CUDA ends the process
 
 
@@ -70,7 +70,9 @@ def choose(model: Path, wish: Wish, level: str | None = None, machine: Machine |
     if machine.free is None:
         plan, reason = ranking.refused[-1], Reason.UNKNOWN
     elif not ranking.plans:
-        plan, reason = ranking.refused[-1], Reason.NONE
+        # Weights in main memory are mapped, so that what does not fit there runs all the same; a GPU's must fit.
+        rest = rank(models[-1:], wish, replace(machine, ram=None)).plans if machine.gpus else ()
+        plan, reason = _again(rest[0], wish, machine) if rest else ranking.refused[-1], Reason.NONE
     else:
         plan = ranking.plans[0]
         better = [one for one in ranking.refused if models.index(one.model) <= models.index(plan.model)]
@@ -87,10 +89,10 @@ def probed(models: Sequence[Candidate], wish: Wish, machine: Machine, ranking: R
     known: dict[tuple[Path, Setup], Buffers | None] = {}
 
     def buffers(model: Candidate, setup: Setup) -> Buffers | None:
-        return known.get(_likeness(model.path, setup))
+        return known.get(_likeness(model, setup))
 
     for _ in range(_ROUNDS):
-        new = [plan for plan in ranking.plans[:most] if _likeness(plan.model.path, plan.setup) not in known]
+        new = [plan for plan in ranking.plans[:most] if _likeness(plan.model, plan.setup) not in known]
         if not new:
             break
         for model in models:
@@ -98,14 +100,28 @@ def probed(models: Sequence[Candidate], wish: Wish, machine: Machine, ranking: R
             if not setups:
                 continue
             with openable(model) as path:
-                known |= zip([_likeness(model.path, one) for one in setups], probe(path, setups), strict=True)
+                known |= zip([_likeness(model, one) for one in setups], probe(path, setups), strict=True)
         ranking = rank(models, wish, machine, buffers)
     return ranking
 
 
-def _likeness(path: Path, setup: Setup) -> tuple[Path, Setup]:
+def _likeness(model: Candidate, setup: Setup) -> tuple[Path, Setup]:
     """Setups with other layers on the GPU have the same buffers, as long as some are left out, or none."""
-    return path, replace(setup, gpu_layers=0)
+    return model.path, replace(setup, gpu_layers=int(setup.gpu_layers >= model.weights.layers))
+
+
+def running(context: Context, split: tuple[float, ...] = ()) -> Setup:
+    """The setup of a context that is there; `split` are the GPUs' shares, if stated."""
+    return Setup(
+        n_ctx=context.n_ctx,
+        kv=context.kv_type,
+        gpu_layers=min(context.model.gpu_layers, Weights.of(context.model.header).layers),
+        sequences=context.sequences,
+        n_batch=context.n_batch,
+        unified=context.unified,
+        flash=context.flash,
+        split=split,
+    )
 
 
 def freed(machine: Machine, need: Need) -> Machine:
@@ -175,12 +191,17 @@ def open_fitting(choice: Choice, wish: Wish, make: Callable[[Plan], Opened]) -> 
     raise failed or ShortMemoryError("there is no plan to open")
 
 
+def _again(plan: Plan, wish: Wish, machine: Machine) -> Plan:
+    """A plan as it stands on a machine with other memory free; what llama.cpp said of its buffers stays true."""
+    return planned(plan.model, plan.setup, plan.parallel, machine, plan.need.buffers, wish.lora)
+
+
 def _attempts(choice: Choice, wish: Wish) -> Iterator[Plan]:
     """The chosen plan, unless memory shrank since it was made; then the lesser ones that fit, and the last of all."""
     machine, plan = choice.ranking.machine, choice.plan
     if not machine.stated:
         machine = this_machine(on_gpu=wish.gpu_layers != 0)
-    shrunk = plan.fits and not planned(plan.model, plan.setup, plan.parallel, machine, lora=wish.lora).fits
+    shrunk = plan.fits and not _again(plan, wish, machine).fits
     if not shrunk:
         yield plan
     last = plan
@@ -198,8 +219,7 @@ def prove(context: Context) -> None:
     is free, as computing would take the time of a long prompt.
     """
     if not context.offloaded:
-        setup = Setup(context.n_ctx, context.kv_type, 0, context.sequences, context.n_batch)
-        free, needed = available_memory(), work(Weights.of(context.model.header), setup)
+        free, needed = available_memory(), work(Weights.of(context.model.header), running(context))
         if free is not None and free < needed:
             raise ShortMemoryError(
                 f"computing needs {needed / MIB:,.0f} MiB of memory, and {free / MIB:,.0f} MiB are free",

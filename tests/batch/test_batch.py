@@ -286,7 +286,14 @@ def test_dry_run_counts_and_answers_nothing(stellar: Stellar, spm_model: Path) -
     assert found["most_completion_tokens"] == 12
     predicted = found["predicted"]
     assert predicted["memory"]["total"] == sum(predicted["memory"].values()) - predicted["memory"]["total"]
+    plan = json.loads(stellar("plan", spm_model, "--for", "batch", "--json").stdout)["batch"]["plans"][0]
+    ram = plan["memory"]["RAM"]  # the first plan is what runs without options
+    assert predicted["memory"]["weights"] == ram["weights"]
+    assert predicted["memory"]["KV"] == ram["kv"]
+    assert predicted["memory"]["program"] == ram["runtime"]
+    assert predicted["memory"]["compute"] == pytest.approx(ram["compute"], rel=0.05)  # which llama.cpp was asked for
     assert predicted["tokens_per_second"] > 0 and predicted["most_seconds"] >= predicted["prompt_seconds"] > 0
     table = stellar("batch", spm_model, "--dry-run", input=lines)
     assert table.stdout == ""
+    assert plan["parallel"] == 16 and "16 at once, nothing is answered" in table.stderr
     assert "predicted memory" in table.stderr and "predicted time" in table.stderr and "1 invalid_json" in table.stderr

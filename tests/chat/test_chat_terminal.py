@@ -49,9 +49,9 @@ def sessions(stellar: Stellar) -> dict[str, dict[str, object]]:
 
 def test_the_start_says_which_level_and_why(open_pty: Open, spm_folder: Path) -> None:
     terminal = open_pty(spm_folder, *SHORT)
-    shown = terminal.wait_for(r">.*tiny-F32 · \d+/512 · /help")
-    assert "tiny-F32.gguf: the best of 2 levels; it needs" in shown
-    assert "tiny-F32.gguf · context 512 · template: bayling" in shown
+    shown = terminal.wait_for(r">.*tiny-Q8_0 · \d+/512 · /help")
+    assert "tiny-Q8_0.gguf: the best of 2 levels; it needs" in shown
+    assert "tiny-Q8_0.gguf · context 512 · template: bayling" in shown
     terminal.type("\x04")
     assert terminal.exit_code() == 0
 

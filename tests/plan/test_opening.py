@@ -25,10 +25,18 @@ from stellar_local.plan.explain import given_up
 from stellar_local.plan.hardware import Machine, stated_machine
 from stellar_local.plan.models import candidates
 from stellar_local.plan.opening import Reason, choose, freed, lesser, open_fitting, prove
+from stellar_local.plan.weights import Weights
 from stellar_local.texts import Texts
 
 PLENTY = Machine(1 << 40)
 CARD = Machine(1 << 40, (Device("CUDA0", "a card", 1 << 40, 1 << 40, False),))
+
+
+@pytest.fixture(autouse=True)
+def _wide_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model's heads are too narrow for llama.cpp to quantize KV; plan as if they were wide."""
+    read = Weights.of
+    monkeypatch.setattr(Weights, "of", lambda header: replace(read(header), quantizable=True))
 
 
 @pytest.fixture
