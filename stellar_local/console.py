@@ -180,7 +180,7 @@ def table(
 
 def amount(size: float) -> str:
     """Bytes in the unit that people read."""
-    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
+    return f"{size / (1 << 30):.1f} GiB" if size >= 1023.5 * (1 << 20) else f"{size / (1 << 20):.0f} MiB"
 
 
 def is_dumb() -> bool:

@@ -14,6 +14,7 @@ import click
 
 from . import console
 from .config import Options, RuntimeOptions, SamplingOptions, read_config, resolve
+from .errors import UsageError
 from .files import require_file
 from .spec import specs
 from .texts import Texts
@@ -52,13 +53,24 @@ model_argument = click.argument("model", type=click.Path(path_type=Path))
 def wish_of(
     options: RuntimeOptions, parallel: int | None = 1, deterministic: bool = False, per_request: int | None = None
 ) -> Wish:
-    """What options fix of a plan. Raises UsageError for adapters written wrong, ModelError for missing ones."""
+    """What options fix of a plan. Raises UsageError for what cannot go together, ModelError for a missing adapter."""
     from .plan.choose import Wish
     from .runtime import parse_adapter
 
     adapters = [parse_adapter(text)[0] for text in options.lora]
     for path in adapters:
         require_file(path, "adapter", "check the path given with --lora")
+    if options.kv not in (None, "f16") and options.flash_attn == "off":
+        raise UsageError(
+            f"--kv {options.kv} needs flash attention, which --flash-attn off turns off", "leave one of them out"
+        )
+    if per_request and options.ctx:
+        raise UsageError("--per-request takes the place of --ctx", "leave one of them out")
+    if options.batch_size < (parallel or 1):
+        raise UsageError(
+            f"--batch-size {options.batch_size} has no room for the next token of {parallel} answers at once",
+            f"give at least {parallel}, or a smaller --parallel",
+        )
     return Wish(
         ctx=options.ctx,
         kv=options.kv,
@@ -133,6 +145,7 @@ class Setup:
                     ctx=None if per_request else setup.n_ctx,
                     kv=setup.kv,
                     gpu_layers=None if plan.whole else setup.gpu_layers,
+                    tensor_split=setup.split,
                 ),
                 parallel=plan.parallel,
                 deterministic=deterministic,

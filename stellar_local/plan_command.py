@@ -18,6 +18,7 @@ from .flags import Setup, options_of, wish_of
 from .texts import Texts, language_of
 
 if TYPE_CHECKING:
+    from .native.devices import Device
     from .plan.choose import Plan, Ranking, Wish
     from .plan.hardware import Machine
     from .plan.models import Candidate
@@ -63,8 +64,10 @@ def plan(model: str | None, use: str | None, cards: bool, as_json: bool, **flags
             raise UsageError(f"--cards takes no other options, as {names}", "stellar plan 7b --vram SIZE takes them")
         _show_cards(texts, as_json)
         return
-    if model is None:
+    if not model:
         raise UsageError("plan what? No MODEL is given", "give a .gguf, a folder, or 7b, 8b or 13b; or --cards")
+    if use == "chat" and (flags["parallel"] or flags["per_request"]):
+        raise UsageError("--parallel and --per-request are batch's", "leave --for chat out")
     machine = _machine(flags, setup.runtime.gpu_layers != 0)
     models = _models(model, setup.runtime.level)
     found = {one: _ranked(models, wish, machine) for one, wish in _wishes(setup.runtime, flags) if use in (None, one)}
@@ -80,11 +83,16 @@ def _machine(flags: dict[str, Any], on_gpu: bool) -> Machine:
     """The cards that are stated, else this machine."""
     from dataclasses import replace
 
-    from .plan.hardware import parse_sizes, stated_machine, this_machine
+    from .plan.hardware import available_memory, parse_sizes, stated_machine, this_machine
 
-    ram = None if flags["ram"] is None else sum(parse_sizes(flags["ram"], "--ram"))
+    sizes = [] if flags["ram"] is None else parse_sizes(flags["ram"], "--ram")
+    if len(sizes) > 1:
+        raise UsageError("--ram is one size", "several cards are stated with --vram")
+    ram = sizes[0] if sizes else None
     if flags["vram"] is not None:
-        return stated_machine(parse_sizes(flags["vram"], "--vram"), ram)
+        # Beside a card that is stated, the main memory is this machine's, unless that is stated too.
+        cards = parse_sizes(flags["vram"], "--vram")
+        return stated_machine(cards, available_memory() if ram is None else ram)
     machine = this_machine(on_gpu)
     return machine if ram is None else replace(machine, ram=ram, stated=not machine.gpus)
 
@@ -98,6 +106,10 @@ def _models(model: str, level: str | None) -> list[Candidate]:
     found = candidates(Path(model), level, problems)
     for problem in problems:
         console.warn(problem.message)
+    for one in found:
+        if one.header.file_size < one.header.full_size:
+            have, all = console.amount(one.header.file_size), console.amount(one.header.full_size)
+            console.warn(f"{one.path.name} is not complete ({have} of {all}): planned from its header")
     return found
 
 
@@ -206,7 +218,7 @@ def _values(found: dict[str, Ranking], machine: Machine, texts: Texts) -> dict[s
     from .plan.explain import refusal
 
     return {
-        "machine": {"ram": machine.ram, "gpus": [asdict(device) for device in machine.gpus], "stated": machine.stated},
+        "machine": {"ram": machine.ram, "gpus": [_card(device) for device in machine.gpus], "stated": machine.stated},
         **{
             use: {
                 "plans": [_value(plan) for plan in ranking.plans],
@@ -218,6 +230,10 @@ def _values(found: dict[str, Ranking], machine: Machine, texts: Texts) -> dict[s
             for use, ranking in found.items()
         },
     }
+
+
+def _card(device: Device) -> dict[str, Any]:
+    return {name: value for name, value in asdict(device).items() if name != "handle"}
 
 
 def _value(plan: Plan) -> dict[str, Any]:
@@ -235,5 +251,5 @@ def _value(plan: Plan) -> dict[str, Any]:
         "fits": plan.fits,
         "spare": None if plan.short is None else -plan.short,
         "loss_percent": None if loss.percent is None else round(loss.percent, 3),
-        "loss_measured": loss.measured,
+        "loss_published": loss.measured,
     }

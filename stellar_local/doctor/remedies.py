@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,9 @@ def pip(machine: Machine, *arguments: str) -> str:
 
 def quoted(machine: Machine, text: str) -> str:
     """A word for the shell: in PowerShell and cmd "…" alone works in both."""
-    return f'"{text}"' if machine.system == "Windows" else f"'{text}'"
+    if machine.system == "Windows":
+        return f'"{text}"'
+    return f"'{text}'" if "'" not in text else shlex.quote(text)
 
 
 def wheel(machine: Machine, wanted: str, tag: str, *companions: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ _GPU, _IGPU = 1, 2  # enum ggml_backend_dev_type
 class Device:
     """A GPU with its memory in bytes; both are 0 where the driver does not say.
 
-    An `integrated` one shares the main memory. `id` is its place on the bus, None where that is unknown.
+    An `integrated` one shares the main memory. `id` is its place on the bus, None where that is unknown,
+    `handle` what llama.cpp knows it by.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Device:
     total: int
     integrated: bool
     id: str | None = None
+    handle: int = field(default=0, compare=False, repr=False)
 
 
 class _Properties(ctypes.Structure):
@@ -108,6 +110,7 @@ class _Library:
             found.total,
             found.type == _IGPU,
             found.id.decode("utf-8", "replace") if found.id else None,
+            handle,
         )
 
 

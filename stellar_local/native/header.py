@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 _LONGEST_KEPT_ARRAY = 1024
 _DEFAULT_ALIGNMENT = 32
+_MAPPED_FIRST = 32 << 20  # bytes: more than a LLaMA's header has
 _MOST_LAYERS = 512  # LLAMA_MAX_LAYERS: llama.cpp asserts on more
 
 
@@ -118,8 +120,12 @@ class _Cursor:
         return count
 
 
+class _Truncated(ModelError):
+    """The header goes on where the file, or what was mapped of it, ends."""
+
+
 def _truncated(path: Path) -> ModelError:
-    return ModelError(f"truncated GGUF file: {path}", "download or convert it again")
+    return _Truncated(f"truncated GGUF file: {path}", "download or convert it again")
 
 
 def read_header(path: Path, whole: bool = False) -> Header:
@@ -139,8 +145,15 @@ def read_header(path: Path, whole: bool = False) -> Header:
             version = struct.unpack("<I", magic[4:])[0]
             if version not in (2, 3):
                 raise ModelError(f"unsupported GGUF version {version}: {path}", "version 2 and 3 are read")
+            longest = status.st_size if whole else _LONGEST_KEPT_ARRAY
+            if status.st_size > _MAPPED_FIRST:  # all of it would count against a limit of address space
+                with (
+                    suppress(_Truncated),
+                    mmap.mmap(handle.fileno(), _MAPPED_FIRST, access=mmap.ACCESS_READ) as data,
+                ):
+                    return _parse(_Cursor(data, path, longest), path, status)
             with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _parse(_Cursor(data, path, status.st_size if whole else _LONGEST_KEPT_ARRAY), path, status)
+                return _parse(_Cursor(data, path, longest), path, status)
     except OSError as error:
         raise explain(error, path, "read") from error
 

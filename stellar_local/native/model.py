@@ -85,8 +85,11 @@ class Model:
         params.load_mode = self._load_mode(mmap, mlock)
         if no_alloc:
             params.no_alloc, params.load_mode = True, self._api.LLAMA_LOAD_MODE_NONE
-        if tensor_split:
-            params.tensor_split = self._shares(tensor_split)
+        self._used = self._devices(gpu_layers, tensor_split)  # kept alive: llama.cpp holds the addresses
+        if self._used:
+            params.devices = ctypes.cast(self._used[0], ctypes.c_void_p)
+            if self._used[1] is not None:
+                params.tensor_split = self._used[1]
         complaints()
         self.handle: Any = None
         try:
@@ -139,8 +142,17 @@ class Model:
         mapped = mmap == "on" or (mmap == "auto" and not any(device.integrated for device in gpus()))
         return int(llama.LLAMA_LOAD_MODE_MMAP_MLOCK if mapped else llama.LLAMA_LOAD_MODE_MLOCK)
 
-    def _shares(self, tensor_split: Sequence[float]) -> Any:
-        """The shares as llama.cpp takes them: it reads as many numbers as it can have devices, whatever there are."""
+    def _devices(self, gpu_layers: int, tensor_split: Sequence[float]) -> tuple[Any, Any] | None:
+        """The GPUs to use and their shares, as llama.cpp takes them; None leaves both to it.
+
+        A GPU that gets nothing is not opened: a driver's context takes hundreds of MiB, and llama.cpp would compute
+        large batches there all the same. The list ends with a null; of shares, llama.cpp reads as many as there can be
+        devices, whatever there are.
+        """
+        if not gpu_layers:
+            return (ctypes.c_void_p * 1)(), None
+        if not tensor_split:
+            return None
         devices = gpus()
         if not devices:
             raise UsageError(
@@ -155,8 +167,10 @@ class Model:
             )
         if not any(tensor_split):
             raise UsageError("--tensor-split leaves out every GPU", "--gpu-layers 0 computes without them")
+        used = [(one.handle, share) for one, share in zip(devices, tensor_split, strict=True) if share]
         room = max(self._api.llama_max_devices(), len(devices))
-        return (ctypes.c_float * room)(*tensor_split)
+        handles, shares = zip(*used, strict=True)
+        return (ctypes.c_void_p * (len(used) + 1))(*handles), (ctypes.c_float * room)(*shares)
 
     def _token_or_none(self, token: int) -> int | None:
         return token if 0 <= token < self.n_vocab else None  # LLAMA_TOKEN_NULL is -1

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from ..errors import UsageError
 from ..runtime import DEFAULT_CONTEXT, KEPT_PREFIXES
-from .estimate import Buffers, Need, Setup, estimate
+from .estimate import CUDA_RUNTIME, Buffers, Need, Setup, estimate
 from .hardware import Machine
 from .models import Candidate
 from .quality import Loss
@@ -18,6 +19,7 @@ from .weights import Weights
 PARALLEL = 16  # requests at once in a batch, where nobody says otherwise
 SHARE = 512  # tokens of the shared KV memory for each of them, likewise
 _LEAST_CONTEXT = 1024  # tokens, below which no context is planned unless asked for
+_SMALLEST = CUDA_RUNTIME + (512 << 20)  # bytes free of a card, below which it is left to the desktop
 _SPARE = 128 << 20  # bytes of each place that are left alone: what is free there goes up and down
 # Percent of perplexity. Within the first, levels count as equally good, and the smaller and faster one is preferred;
 # up to the second, a whole model on the GPU is preferred to a better one that leaves layers to the processor.
@@ -62,6 +64,16 @@ class Plan:
         """Whether it surely fits."""
         return self.short is not None and self.short <= 0
 
+    def bearable(self, machine: Machine) -> bool:
+        """Whether it can be tried although it does not surely fit: mapped weights run from the disk as well, slowly,
+        unless it is the address space that is limited. llama.cpp dies where memory ends in a small matter.
+        """
+        host = self.need.host
+        needed = host.total if machine.limited else host.kv + host.compute
+        return all(self.need.places[one.name].total <= one.free for one in machine.gpus if one.total or one.free) and (
+            machine.ram is None or needed <= machine.ram
+        )
+
     @property
     def whole(self) -> bool:
         """Whether nothing is left to the processor that a GPU could have, if there is one."""
@@ -97,6 +109,11 @@ def rank(
     """Every model's best setups on a machine, ranked; `buffers` are a probe's, if there was one. Where nobody says what
     is free, the smallest model comes first. Raises ModelError.
     """
+    if wish.split and len(wish.split) != len(machine.gpus):
+        raise UsageError(
+            f"--tensor-split has {len(wish.split)} shares for {len(machine.gpus)} GPUs", "give one number for each"
+        )
+    wish = replace(wish, split=wish.split or _without_small(machine))
     plans: list[Plan] = []
     refused: list[Plan] = []
     for model in models:
@@ -107,6 +124,12 @@ def rank(
             refused.append(ideal)
     ranked = reversed(plans) if machine.free is None else sorted(plans, key=_order)
     return Ranking(machine, tuple(ranked), tuple(refused))
+
+
+def _without_small(machine: Machine) -> tuple[float, ...]:
+    """Shares that leave out cards with no room for more than a driver's context; () where there are none such."""
+    free = [device.free if device.free >= _SMALLEST or not device.total else 0 for device in machine.gpus]
+    return tuple(map(float, free)) if any(free) and not all(free) and any(one.total for one in machine.gpus) else ()
 
 
 def _order(plan: Plan) -> tuple[float, ...]:
@@ -123,7 +146,7 @@ def _order(plan: Plan) -> tuple[float, ...]:
         tier = (0 if little else 3 if much else 5) if size >= most else 2 if little and 2 * size >= most else 4
         return (tier if much else 5, plan.percent // _SAME, -size, plan.model.weights.total)
     tier = 1 if little and share >= _MOSTLY else 4 if much and share >= _HALF else 5
-    return (tier, -share // _SAME, plan.percent, -size)
+    return (tier, -share // _SAME, plan.percent // _SAME, -size, plan.model.weights.total)
 
 
 def default_context(weights: Weights, parallel: int) -> int:
@@ -183,7 +206,7 @@ class _Planner:
         kinds = [wish.kv or "f16", *(["q8_0"] if free else [])]
         most = self._most
         counts = [most]
-        while wish.parallel is None and counts[-1] > 4:
+        while wish.parallel is None and counts[-1] > 1:
             counts.append(counts[-1] // 2)
         for kind in kinds:
             yield self._context(most), kind, most

@@ -177,7 +177,7 @@ def estimate(weights: Weights, setup: Setup, machine: Machine, buffers: Buffers 
             weights=own,
             kv=weights.kv(setup.n_ctx, setup.kv, len(blocks), setup.streams),
             compute=_compute(weights, setup, name, number, used, bool(machine.gpus), buffers, names),
-            runtime=_runtime(weights, machine, number, used or bool(setup.gpu_layers)),
+            runtime=_runtime(weights, machine, number, used),
             lora=lora * len(blocks) // max(len(weights.blocks), 1),
         )
     return Need(places, buffers)

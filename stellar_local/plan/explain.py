@@ -63,7 +63,9 @@ def given_up(before: Plan, after: Plan, texts: Texts) -> str:
         found.append(texts("plan.less_parallel", old=before.parallel, new=after.parallel))
     if new.kv != old.kv:
         found.append(texts("plan.less_kv", old=old.kv, new=new.kv))
-    if new.gpu_layers < old.gpu_layers and before.model is after.model:
+    if new.gpu_layers < old.gpu_layers and not new.gpu_layers and before.model is after.model:
+        found.append(texts("plan.no_layers", ram=amount(after.need.host.total)))
+    elif new.gpu_layers < old.gpu_layers and before.model is after.model:
         found.append(texts("plan.less_layers", old=old.gpu_layers, new=new.gpu_layers))
     if new.n_ctx < old.n_ctx:
         found.append(texts("plan.less_ctx", old=f"{old.n_ctx:,}", new=f"{new.n_ctx:,}"))
@@ -97,6 +99,8 @@ def refusal(plan: Plan, ranking: Ranking, name: str, texts: Texts) -> str:
     }
     lesser = ranking.lesser(plan)
     if lesser is None:
+        if machine.gpus and machine.ram is not None:
+            return texts("plan.refused_both", ram=amount(machine.ram), **values)
         return texts("plan.refused", **values)
     how = given_up(plan, lesser, texts)
     return texts("plan.refused_but" if lesser.whole else "plan.refused_slower", how=how, **values)

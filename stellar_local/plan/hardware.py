@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..console import amount
 from ..errors import UsageError
 from ..native.devices import Device, gpus
 
@@ -20,12 +21,14 @@ _MOST = 1 << 50
 @dataclass(frozen=True)
 class Machine:
     """Where a model can lie. `ram` is the free main memory in bytes, None where the system does not say; `gpus` are
-    those that llama.cpp spreads layers over. `stated` means that the cards are not this machine's.
+    those that llama.cpp spreads layers over. `stated` means that the cards are not this machine's, `limited`
+    that the process may not map more than `ram`, however much there is.
     """
 
     ram: int | None
     gpus: tuple[Device, ...] = ()
     stated: bool = False
+    limited: bool = False
 
     @property
     def unified(self) -> bool:
@@ -55,14 +58,12 @@ def this_machine(on_gpu: bool = True) -> Machine:
             # The main memory is what it lives on, or all that is known.
             free = min(free, main) if device.total else main
         found.append(Device(device.name, device.description, free, device.total, device.integrated, device.id))
-    return Machine(main, tuple(found))
+    return Machine(main, tuple(found), limited=main is not None and _own_room() <= main + (64 << 20))
 
 
 def stated_machine(sizes: Sequence[int], ram: int | None = None, name: str = "GPU") -> Machine:
     """A machine with cards of these many bytes, all of them free, and unlimited main memory where `ram` is None."""
-    cards = tuple(
-        Device(f"{name}{number}", f"{size / (1 << 30):g} GiB", size, size, False) for number, size in enumerate(sizes)
-    )
+    cards = tuple(Device(f"{name}{number}", amount(size), size, size, False) for number, size in enumerate(sizes))
     return Machine(ram, cards, stated=True)
 
 

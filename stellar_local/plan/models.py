@@ -6,6 +6,7 @@ Knows files and folders; what fits is chosen elsewhere. The type mixes behind th
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -78,7 +79,8 @@ def candidates(model: Path, level: str | None = None, problems: list[ModelError]
     where nothing is left.
     """
     if not is_there(model):
-        raise ModelError(f"model not found: {model}", "give a .gguf file or a folder made by stellar convert")
+        sizes = f"; stellar plan knows {', '.join(SHAPES)}" if re.fullmatch(r"\d+(\.\d+)?[bB]", str(model)) else ""
+        raise ModelError(f"model not found: {model}", f"give a .gguf file or a folder made by stellar convert{sizes}")
     if not model.is_dir():
         if level:
             raise UsageError(f"--level chooses within a folder, but {model} is a file", "leave --level out")

@@ -7,12 +7,14 @@ Knows the order in which things are given up; what opens a plan is handed in, so
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import ModelError, ShortMemoryError
+from ..console import amount
+from ..errors import ModelError, ShortMemoryError, StellarError
 from ..native.context import Context
 from .choose import Plan, Ranking, Wish, default_context, planned, rank, sequences_of
 from .estimate import MIB, Buffers, Need, Setup, work
@@ -99,8 +101,10 @@ def probed(models: Sequence[Candidate], wish: Wish, machine: Machine, ranking: R
             setups = [plan.setup for plan in new if plan.model is model]
             if not setups:
                 continue
-            with openable(model) as path:
-                known |= zip([_likeness(model, one) for one in setups], probe(path, setups), strict=True)
+            found: list[Buffers | None] = [None] * len(setups)
+            with suppress(StellarError), openable(model) as path:  # as where there is no room for a header
+                found = probe(path, setups)
+            known |= zip([_likeness(model, one) for one in setups], found, strict=True)
         ranking = rank(models, wish, machine, buffers)
     return ranking
 
@@ -188,7 +192,13 @@ def open_fitting(choice: Choice, wish: Wish, make: Callable[[Plan], Opened]) -> 
             return make(plan), plan
         except (ShortMemoryError, MemoryError) as error:
             tried, failed = plan, error
-    raise failed or ShortMemoryError("there is no plan to open")
+    if failed:
+        raise failed
+    free = amount(choice.ranking.machine.free or 0)
+    raise ShortMemoryError(
+        f"{choice.path.name} does not fit in the {free} of memory that are free, with as little as can be",
+        "close other programs, take a lower level, or raise the limit (ulimit -v, the container's memory)",
+    )
 
 
 def _again(plan: Plan, wish: Wish, machine: Machine) -> Plan:
@@ -201,14 +211,15 @@ def _attempts(choice: Choice, wish: Wish) -> Iterator[Plan]:
     machine, plan = choice.ranking.machine, choice.plan
     if not machine.stated:
         machine = this_machine(on_gpu=wish.gpu_layers != 0)
-    shrunk = plan.fits and not _again(plan, wish, machine).fits
-    if not shrunk:
+    now = _again(plan, wish, machine)
+    if now.fits or (not plan.fits and now.bearable(machine)):
         yield plan
-    last = plan
+    last = now
     for last in lesser(choice, wish):
         if last.short is None or last.short <= 0:
             yield last
-    yield last
+    if last.bearable(this_machine(on_gpu=wish.gpu_layers != 0)):
+        yield last
 
 
 def prove(context: Context) -> None:

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,19 @@ def test_each_gpu_s_share_reaches_llama_cpp(monkeypatch: pytest.MonkeyPatch, spm
     _, found = loaded_with(monkeypatch, cards, spm_model, tensor_split=(3.0, 1.0))
     assert found is not None and found[:2] == [3, 1] and not any(found[2:]) and len(found) == 16
     assert loaded_with(monkeypatch, cards, spm_model)[1] is None
+
+
+def test_a_gpu_without_a_share_is_not_opened(monkeypatch: pytest.MonkeyPatch, spm_model: Path) -> None:
+    """Simulated: the list of devices holds those with a share, and a null; without layers, a null alone."""
+    cards = [replace(device(f"CUDA{number}"), handle=1000 + number) for number in range(3)]
+    pointer = ctypes.POINTER(ctypes.c_void_p)
+    params, found = loaded_with(monkeypatch, cards, spm_model, tensor_split=(3.0, 0.0, 1.0))
+    assert ctypes.cast(params.devices, pointer)[:3] == [1000, 1002, None]
+    assert found is not None and found[:3] == [3, 1, 0]
+    params, found = loaded_with(monkeypatch, cards, spm_model, gpu_layers=0)
+    assert ctypes.cast(params.devices, pointer)[0] is None
+    assert found is None
+    assert loaded_with(monkeypatch, cards, spm_model)[0].devices is None
 
 
 @pytest.mark.parametrize(
