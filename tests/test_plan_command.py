@@ -111,7 +111,7 @@ def test_damaged_files_beside_good_ones_are_told_of(spm_folder: Path, tmp_path: 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_sizes_before_any_download(name: str, capsys: Capture) -> None:
-    value = planned(capsys, name.upper(), "--vram", "24GiB", "--level", "q4_k_m")
+    value = planned(capsys, name.upper(), "--vram", "24GiB", "--ram", "64GiB", "--level", "q4_k_m")
     check_sums(value)
     for use, at_once in (("chat", 1), ("batch", 16)):
         (plan,) = value[use]["plans"]
@@ -120,7 +120,7 @@ def test_sizes_before_any_download(name: str, capsys: Capture) -> None:
         assert plan["memory"]["GPU0"]["total"] <= 24 * GIB
         assert not plan["probed"]
     assert value["machine"] == {
-        "ram": None,
+        "ram": 64 * GIB,
         "stated": True,
         "gpus": [value["machine"]["gpus"][0] | {"name": "GPU0", "free": 24 * GIB, "total": 24 * GIB}],
     }
@@ -170,7 +170,8 @@ def test_what_is_fixed_is_honoured_and_checked(capsys: Capture) -> None:
             assert (plan["ctx"], plan["kv"], plan["gpu_layers"], plan["parallel"]) == (6000, "q4_0", 20, at_once)
             if code:
                 assert re.fullmatch(
-                    r"13b Q4_K_M needs 4.\d GiB at 6,000; 2.0 GiB is not enough for any of it", plan["reason"]
+                    r"13b Q4_K_M needs 4.\d GiB at 6,000; 2.0 GiB of GPU memory and .* GiB of main memory are not enough .*",
+                    plan["reason"],
                 )
     own = planned(capsys, "7b", "--vram", 24, "--per-request", 300, "--for", "batch", "--level", "Q4_K_M")
     assert own["batch"]["plans"][0]["ctx"] == 16 * 300

@@ -206,7 +206,7 @@ class _Planner:
         kinds = [wish.kv or "f16", *(["q8_0"] if free else [])]
         most = self._most
         counts = [most]
-        while wish.parallel is None and counts[-1] > 1:
+        while wish.parallel is None and counts[-1] > (1 if wish.per_request else 4):
             counts.append(counts[-1] // 2)
         for kind in kinds:
             yield self._context(most), kind, most
@@ -217,7 +217,7 @@ class _Planner:
             size = self._context(least)
             while size // 2 >= min(_LEAST_CONTEXT, weights.trained):
                 size //= 2
-                yield size, kinds[-1], least
+                yield size, kinds[-1], least if wish.parallel else max(1, min(least, size // SHARE))
         if free:
             yield self._context(most), "q4_0", most
 

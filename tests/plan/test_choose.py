@@ -54,7 +54,7 @@ def test_what_is_given_up_comes_in_its_order(gpu: bool) -> None:
         if step and step not in seen:
             seen.append(step)
     assert seen[:3] == [(8192, "f16", 16), (8192, "q8_0", 16), (4096, "q8_0", 8)]
-    assert seen[3:] == [(2048, "q8_0", 4), (1024, "q8_0", 4)]
+    assert seen[3:] == [(2048, "q8_0", 4), (1024, "q8_0", 2)]
 
 
 def test_layers_are_left_to_the_processor_before_much_context_is() -> None:

@@ -149,7 +149,7 @@ def test_wrong_sizes(text: str) -> None:
 def test_a_machine_that_is_stated() -> None:
     machine = stated_machine([8 * GIB, 15 * GIB // 2], ram=GIB)
     assert [(one.name, one.description, one.free, one.total) for one in machine.gpus] == [
-        ("GPU0", "8 GiB", 8 * GIB, 8 * GIB),
+        ("GPU0", "8.0 GiB", 8 * GIB, 8 * GIB),
         ("GPU1", "7.5 GiB", 15 * GIB // 2, 15 * GIB // 2),
     ]
     assert (machine.free, machine.ram, machine.stated, machine.unified) == (31 * GIB // 2, GIB, True, False)
