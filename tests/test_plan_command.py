@@ -170,7 +170,7 @@ def test_what_is_fixed_is_honoured_and_checked(capsys: Capture) -> None:
             assert (plan["ctx"], plan["kv"], plan["gpu_layers"], plan["parallel"]) == (6000, "q4_0", 20, at_once)
             if code:
                 assert re.fullmatch(
-                    r"13b Q4_K_M needs 4.\d GiB at 6,000; 2.0 GiB of GPU memory and .* GiB of main memory are not enough .*",
+                    r"13b Q4_K_M needs 4.\d GiB at 6,000; 2.0 GiB of GPU memory and .* GiB of main memory are not .*",
                     plan["reason"],
                 )
     own = planned(capsys, "7b", "--vram", 24, "--per-request", 300, "--for", "batch", "--level", "Q4_K_M")
