@@ -221,12 +221,13 @@ def test_without_flash_attention_scores_are_halved_once_more() -> None:
 
 
 def test_a_gpu_copies_quantized_keys_and_values() -> None:
-    """13B at 4,096 tokens with q8_0: 124 MiB, as a probe on an H100 said; twice the context, 80 MiB more."""
+    """13B at 4,096 tokens with q8_0: 124 MiB, as a probe on an H100 said. At twice the context 160 MiB are copied,
+    beside four rows of 10 MiB and the mask of 8.
+    """
     weights = Weights.of(made_header(**SHAPES["13B"]))
-    copied = work(weights, Setup(4096, "q8_0"), on_gpu=True)
-    assert copied == pytest.approx(124 * MIB, rel=0.01)
-    assert work(weights, Setup(8192, "q8_0"), on_gpu=True) == copied + 84 * MIB  # 4 MiB are the mask's
-    assert work(weights, Setup(8192, "q8_0")) < copied + 5 * MIB
+    assert work(weights, Setup(4096, "q8_0"), on_gpu=True) == pytest.approx(124 * MIB, rel=0.01)
+    assert work(weights, Setup(8192, "q8_0"), on_gpu=True) == pytest.approx(208 * MIB, rel=0.001)
+    assert work(weights, Setup(8192, "q8_0")) == work(weights, Setup(8192), on_gpu=True) < 130 * MIB
     place = estimate(weights, Setup(8192, "q4_0", 3), cards(GIB)).on_gpus
     assert place.compute == work(weights, Setup(8192, "q4_0", 3), on_gpu=True)
 

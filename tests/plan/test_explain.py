@@ -37,10 +37,10 @@ def test_the_lines_for_main_memory(spm_folder: Path) -> None:
         return describe(choose(folder, Wish(), level, Machine(free)), texts)
 
     both = candidates(spm_folder)
-    assert line(3 * GIB) == "tiny-Q8_0.gguf: the best of 2 levels; it needs 54 MiB of the 3.0 GiB of free memory"
-    assert line(3 * GIB, texts=ZH) == "tiny-Q8_0.gguf：2 个级别中最好的；需要 54 MiB，可用内存 3.0 GiB"
+    assert line(3 * GIB) == "tiny-Q8_0.gguf: the best of 2 levels; it needs 70 MiB of the 3.0 GiB of free memory"
+    assert line(3 * GIB, texts=ZH) == "tiny-Q8_0.gguf：2 个级别中最好的；需要 70 MiB，可用内存 3.0 GiB"
     assert amount_for(both[0], PLENTY) > amount_for(both[1], PLENTY)
-    assert line(10 * MIB).startswith("tiny-Q8_0.gguf: the smallest level, and still too large: it needs 54 MiB")
+    assert line(10 * MIB).startswith("tiny-Q8_0.gguf: the smallest level, and still too large: it needs 70 MiB")
     assert "10 MiB of memory are free; it will be slow" in line(10 * MIB)
     assert line(1 << 40, "f32") == "tiny-F32.gguf: level F32, as asked for"
     assert line(1 << 40, folder=spm_folder / "tiny-F32.gguf") == ""
@@ -175,9 +175,9 @@ def test_what_is_noted_where_nobody_reads_the_reasons(spm_folder: Path) -> None:
         return noted(choose(model, Wish(**wish), level, machine), texts)
 
     assert notes(file, PLENTY) == notes(file, Machine(None)) == []
-    lines = ["tiny-F32.gguf needs 54 MiB as asked for, and 5 MiB are free: it may fail or be very slow"]
+    lines = ["tiny-F32.gguf needs 70 MiB as asked for, and 5 MiB are free: it may fail or be very slow"]
     assert notes(file, Machine(5 * MIB)) == notes(spm_folder, Machine(5 * MIB), level="F32") == lines
-    assert notes(file, Machine(5 * MIB), ZH)[0].startswith("tiny-F32.gguf 按要求需要 54 MiB")
+    assert notes(file, Machine(5 * MIB), ZH)[0].startswith("tiny-F32.gguf 按要求需要 70 MiB")
     (full,) = notes(file, cards(8 * GIB, ram=MIB), gpu_layers=3)
     assert re.search(r"needs 4\d\d MiB as asked for, and 1 MiB are free", full)  # with CUDA's libraries
     (crowded,) = notes(file, cards(MIB, ram=8 * GIB), gpu_layers=3)
