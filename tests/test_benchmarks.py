@@ -241,7 +241,7 @@ def test_a_model_of_zeros_is_a_model(scripts: None, tmp_path: Path) -> None:
     assert getattr(path.stat(), "st_blocks", 0) * 512 < 2 << 20  # the vocabulary
     with Model(path, vocab_only=True) as model:
         assert model.n_vocab == 32000
-        assert model.text(model.tokenize("星 7")) == " 星 7"
+        assert model.text(model.tokenize("星 7")).endswith("星 7")
         assert (model.bos, model.eos, model.is_eog(2)) == (1, 2, True)
     weights = Weights.of(header)
     assert weights.total == Weights.of(shape_header("13b", "Q3_K_M")).total
