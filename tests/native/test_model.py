@@ -123,8 +123,8 @@ def answer(model: Model) -> list[float]:
 
 @LINUX
 @pytest.mark.parametrize(("mmap", "mapped"), [("auto", True), ("on", True), ("off", False)])
-def test_a_file_is_mapped_or_read(mmap: str, mapped: bool, spm_model: Path, spm: Model) -> None:
-    copy = spm_model.with_name(f"copy-{mmap}.gguf")  # no other test has it open
+def test_a_file_is_mapped_or_read(mmap: str, mapped: bool, spm_model: Path, spm: Model, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.gguf"  # no other test has it open
     copy.write_bytes(spm_model.read_bytes())
     with Model(copy, mmap=mmap) as model:
         assert (str(copy) in Path("/proc/self/maps").read_text()) == mapped
