@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import StellarError
+from ..errors import StellarError, UsageError
 from .library import api
 
 _GPU, _IGPU = 1, 2  # enum ggml_backend_dev_type
@@ -70,6 +71,23 @@ def backends() -> list[str]:
     library = _Library()
     found = (library.backend_name(library.backend(number)) for number in range(library.backend_count()))
     return [(name or b"").decode("utf-8", "replace") for name in found]
+
+
+def check_shares(shares: Sequence[float], devices: Sequence[Device]) -> None:
+    """Raise UsageError unless there is a share for each GPU, and one that is not 0."""
+    if not devices:
+        raise UsageError(
+            "--tensor-split divides a model between GPUs, and llama.cpp has none here",
+            "leave it out; for GPUs llama-cpp-python must be built for them",
+        )
+    if len(shares) != len(devices):
+        names = ", ".join(f"{device.name} ({device.description})" for device in devices)
+        raise UsageError(
+            f"--tensor-split has {len(shares)} shares for {len(devices)} GPUs: {names}",
+            "give one number for each; 0 leaves a GPU out",
+        )
+    if not any(shares):
+        raise UsageError("--tensor-split leaves out every GPU", "--gpu-layers 0 computes without them")
 
 
 class _Library:

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..errors import ModelError, ShortMemoryError, StellarError, UsageError
-from .devices import gpus
+from ..errors import ModelError, ShortMemoryError, StellarError
+from .devices import check_shares, gpus
 from .header import Header, check_runnable, check_vocabulary, read_header
 from .library import api, complaints, deferred_interrupt, recorded, speaks_of_memory
 from .mapped import let_go
@@ -154,19 +154,7 @@ class Model:
         if not tensor_split:
             return None
         devices = gpus()
-        if not devices:
-            raise UsageError(
-                "--tensor-split divides a model between GPUs, and llama.cpp has none here",
-                "leave it out; for GPUs llama-cpp-python must be built for them",
-            )
-        if len(tensor_split) != len(devices):
-            names = ", ".join(f"{device.name} ({device.description})" for device in devices)
-            raise UsageError(
-                f"--tensor-split has {len(tensor_split)} shares for {len(devices)} GPUs: {names}",
-                "give one number for each; 0 leaves a GPU out",
-            )
-        if not any(tensor_split):
-            raise UsageError("--tensor-split leaves out every GPU", "--gpu-layers 0 computes without them")
+        check_shares(tensor_split, devices)
         used = [(one.handle, share) for one, share in zip(devices, tensor_split, strict=True) if share]
         room = max(self._api.llama_max_devices(), len(devices))
         handles, shares = zip(*used, strict=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..errors import UsageError
+from ..native.devices import check_shares
 from ..runtime import DEFAULT_CONTEXT, KEPT_PREFIXES
 from .estimate import CUDA_RUNTIME, Buffers, Need, Setup, estimate
 from .hardware import Machine
@@ -109,10 +109,8 @@ def rank(
     """Every model's best setups on a machine, ranked; `buffers` are a probe's, if there was one. Where nobody says what
     is free, the smallest model comes first. Raises ModelError.
     """
-    if wish.split and len(wish.split) != len(machine.gpus):
-        raise UsageError(
-            f"--tensor-split has {len(wish.split)} shares for {len(machine.gpus)} GPUs", "give one number for each"
-        )
+    if wish.split:
+        check_shares(wish.split, machine.gpus)
     wish = replace(wish, split=wish.split or _without_small(machine))
     plans: list[Plan] = []
     refused: list[Plan] = []

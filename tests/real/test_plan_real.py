@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="how much a process took is read from /proc"),
 ]
 
-# As chat and batch open it, with what they import; then all of the context is filled, batch after batch, and the logits are read.
+# As chat and batch open it, with what they import; then the context is filled, batch after batch, and logits are read.
 CHILD = """
 import json, re, sys
 from pathlib import Path
