@@ -246,13 +246,13 @@ def nested(depth: int) -> Any:
     ],
 )
 def test_what_cannot_be_followed_is_refused_at_once(schema: Any, message: str, structures: Structures) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(RequestError) as caught:
         structures.schema(schema)
     assert caught.value.kind == "invalid_schema"
     assert message in caught.value.message
     assert "\n" not in caught.value.message and len(caught.value.message) < 400
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(
@@ -271,11 +271,11 @@ def test_what_cannot_be_followed_is_refused_at_once(schema: Any, message: str, s
     ids=["automaton", "repetition", "longest", "items", "enum", "endless"],
 )
 def test_hostile_schemas_cost_little(schema: Any, structures: Structures, model: Model) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     text, complete = write(model, structures.schema(schema), 60, 1)
     if complete:
         jsonschema.validate(json.loads(text), schema)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_grammars_are_kept_and_answers_do_not_mix(structures: Structures, model: Model) -> None:
