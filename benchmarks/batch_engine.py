@@ -36,16 +36,20 @@ def run_engine(
         engine.submit(Request((prompts[0][-1],) * 2, _greedy(WARM_UP))).answer  # noqa: B018
         context.decode = counted
         requests = [Request(tuple(prompt), _greedy(count)) for prompt in prompts]
+        ends: dict[Stream, float] = {}  # by the engine's thread: ours may be held up between two instructions
+
+        def end(stream: Stream) -> None:
+            ends[stream] = time.monotonic()
+
         started = time.monotonic()
-        streams: list[tuple[Stream, float]] = [(engine.submit(request), time.monotonic()) for request in requests]
-        answers = [(stream.answer, submitted) for stream, submitted in streams]
+        streams = [engine.submit(request, end) for request in requests]
+        answers = [stream.answer for stream in streams]
         ended = time.monotonic()
-    firsts = [submitted + answer.timing.queued + answer.timing.prompt for answer, submitted in answers]
-    ends = [first + answer.timing.generation for first, (answer, _) in zip(firsts, answers, strict=True)]
+    firsts = [ends[stream] - answer.timing.generation for stream, answer in zip(streams, answers, strict=True)]
     # While all run, a step is a token of each; before, prompts are read beside, and afterwards some have ended.
-    all_run, one_ended = max(firsts), min(ends)
+    all_run, one_ended = max(firsts), min(ends.values())
     rounds = sum(all_run < step <= one_ended for step in steps)
-    tokens = [list(answer.tokens) for answer, _ in answers]
+    tokens = [list(answer.tokens) for answer in answers]
     return Run(tokens, ended - started, max(one_ended - all_run, 0.0), rounds * len(prompts))
 
 

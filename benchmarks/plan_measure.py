@@ -23,6 +23,7 @@ from stellar_local.native.devices import gpus
 from stellar_local.native.library import api
 from stellar_local.native.model import Model
 from stellar_local.plan.estimate import Setup
+from stellar_local.plan.probe import context_of
 
 _STRIDE = 40503  # from one token to the next, so that they lie all over the embedding
 
@@ -66,24 +67,14 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         model = Model(Path(job["path"]), setup.gpu_layers, tensor_split=setup.split)
         stage("model", loading)
     counted = forget_peak()
-    with model, running:
-        context = Context(
-            model,
-            setup.n_ctx,
-            setup.sequences,
-            setup.n_batch,
-            kv_type=setup.kv,
-            unified=setup.unified,
-            flash_attn="auto" if setup.flash else "off",
-        )
-        with context:
-            stage("context", running)
-            context.warm()
-            stage("warm", running)
-            filled = _fill(context, job["steps"], job["seconds"])
-            stage("filled", running)
-            _generate(context, job["steps"])
-            stage("generated", running)
+    with model, running, context_of(model, setup) as context:
+        stage("context", running)
+        context.warm()
+        stage("warm", running)
+        filled = _fill(context, job["steps"], job["seconds"])
+        stage("filled", running)
+        _generate(context, job["steps"])
+        stage("generated", running)
     main, peak = running.peak.main, running.peak
     if counted and main and main.peak:  # the system looks at each page, we now and then
         last = main_memory()

@@ -2,7 +2,7 @@
 
 Layers, a module imports only from those to its right:
 cli > quickstart, doctor > batch, chat, plan_command > flags > plan > runtime > engine > native, chat_template >
-prompts > records > config > spec > terminal > render > texts > console > files > errors, interrupts, bundled
+prompts > records > config > spec > terminal > render > texts > console > files > errors, interrupts, bundled, child
 """
 
 __version__ = "0.1.0"

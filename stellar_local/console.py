@@ -183,6 +183,21 @@ def amount(size: float) -> str:
     return f"{size / (1 << 30):.1f} GiB" if size >= 1023.5 * (1 << 20) else f"{size / (1 << 20):.0f} MiB"
 
 
+_SIZE = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([kmgt])(i?b)?\s*", re.IGNORECASE)
+
+
+def bytes_of(text: str) -> int | None:
+    """`8GiB`, `8G`, `8000MiB`, `7.5 GB` as bytes; None where it is no size.
+
+    GB and MB count in thousands, as makers of disks do; G and GiB in 1,024s, as makers of memory do.
+    """
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        return None
+    base = 1000 if (found[3] or "").lower() == "b" else 1024
+    return int(float(found[1]) * base ** "kmgt".index(found[2].lower()) * base)
+
+
 def is_dumb() -> bool:
     """Whether the terminal can do nothing but print, by its own word."""
     return os.environ.get("TERM", "").lower() in ("dumb", "unknown")

@@ -45,6 +45,20 @@ def options_of(kind: type[Any], without: Sequence[str] = ()) -> Callable[[Functi
     return decorate
 
 
+MOST_PARALLEL = 64  # requests at once
+parallel_option = click.option(
+    "--parallel",
+    type=click.IntRange(1, MOST_PARALLEL),
+    metavar="N",
+    help=f"Lines answered at once, 1 to {MOST_PARALLEL} [default: 16, or as many as fit].",
+)
+per_request_option = click.option(
+    "--per-request",
+    type=click.IntRange(16, 1 << 20),
+    metavar="N",
+    help="Give each line answered at once a context of N tokens of its own, instead of sharing --ctx: faster with many "
+    "on a GPU.",
+)
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show llama.cpp's log on stderr.")
 system_option = click.option("--system", metavar="TEXT", help="System line instead of the template's own; '' for none.")
 model_argument = click.argument("model", type=click.Path(path_type=Path))
@@ -54,23 +68,17 @@ def wish_of(
     options: RuntimeOptions, parallel: int | None = 1, deterministic: bool = False, per_request: int | None = None
 ) -> Wish:
     """What options fix of a plan. Raises UsageError for what cannot go together, ModelError for a missing adapter."""
+    from .native.context import check_attention
     from .plan.choose import Wish
-    from .runtime import parse_adapter
+    from .runtime import DEFAULT_KV, check_batch, parse_adapter
 
     adapters = [parse_adapter(text)[0] for text in options.lora]
     for path in adapters:
         require_file(path, "adapter", "check the path given with --lora")
-    if options.kv not in (None, "f16") and options.flash_attn == "off":
-        raise UsageError(
-            f"--kv {options.kv} needs flash attention, which --flash-attn off turns off", "leave one of them out"
-        )
+    check_attention(options.kv or DEFAULT_KV, options.flash_attn)
+    check_batch(options.batch_size, parallel or 1)
     if per_request and options.ctx:
         raise UsageError("--per-request takes the place of --ctx", "leave one of them out")
-    if options.batch_size < (parallel or 1):
-        raise UsageError(
-            f"--batch-size {options.batch_size} has no room for the next token of {parallel} answers at once",
-            f"give at least {parallel}, or a smaller --parallel",
-        )
     return Wish(
         ctx=options.ctx,
         kv=options.kv,

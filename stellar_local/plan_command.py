@@ -14,7 +14,7 @@ import click
 from . import console
 from .config import ChatOptions, RuntimeOptions
 from .errors import ExitCode, UsageError
-from .flags import Setup, options_of, wish_of
+from .flags import Setup, options_of, parallel_option, per_request_option, wish_of
 from .texts import Texts, language_of
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from .plan.models import Candidate
 
 USES = ("chat", "batch")
-_MOST_PARALLEL = 64
 
 
 @click.command()
@@ -32,12 +31,8 @@ _MOST_PARALLEL = 64
 @click.option("--vram", metavar="SIZE", help="Plan for a card of this free memory, as 8GiB; several: 12GiB,8GiB.")
 @click.option("--ram", metavar="SIZE", help="Plan for this much free main memory.")
 @click.option("--for", "use", type=click.Choice(USES), help="For one use only [default: both].")
-@click.option(
-    "--parallel", type=click.IntRange(1, _MOST_PARALLEL), metavar="N", help="Lines that batch answers at once."
-)
-@click.option(
-    "--per-request", type=click.IntRange(16, 1 << 20), metavar="N", help="A context of its own for each line."
-)
+@parallel_option
+@per_request_option
 @click.option("--cards", is_flag=True, help="What to run on common cards.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @options_of(RuntimeOptions, without=("template", "threads"))

@@ -71,6 +71,22 @@ def _parse_adapters(texts: Sequence[str]) -> dict[str, tuple[Path, float]]:
     return found
 
 
+def sequences_of(parallel: int, separate: bool) -> int:
+    """How many sequences a context has for so many requests at once: some more, which keep what earlier prompts began
+    with, unless each has memory of its own, where idle ones would take what no other can use.
+    """
+    return parallel if separate or parallel == 1 else parallel + KEPT_PREFIXES
+
+
+def check_batch(batch_size: int, parallel: int) -> None:
+    """Raise UsageError where a batch cannot hold the next token of so many requests at once."""
+    if batch_size < parallel:
+        raise UsageError(
+            f"--batch-size {batch_size} has no room for the next token of {parallel} answers at once",
+            f"give at least {parallel}, or a smaller --parallel",
+        )
+
+
 def asked_cells(options: RuntimeOptions, parallel: int = 1, per_request: int | None = None) -> int | None:
     """The tokens of KV memory that a user asks for; None: as many as are usual."""
     return per_request * parallel if per_request else options.ctx
@@ -99,11 +115,7 @@ class Runtime:
         self.notes: list[str] = []
         self.options = options
         self._lanes, self._prove = (parallel, deterministic, per_request), prove
-        if options.batch_size < parallel:
-            raise UsageError(
-                f"--batch-size {options.batch_size} has no room for the next token of {parallel} answers at once",
-                f"give at least {parallel}, or a smaller --parallel",
-            )
+        check_batch(options.batch_size, parallel)
         chosen = load_template(options.template) if options.template else None  # before the slow part
         adapters = _parse_adapters(options.lora)
         self.model = Model(
@@ -130,8 +142,7 @@ class Runtime:
         options, trained = self.options, self.model.n_ctx_train
         parallel, deterministic, per_request = self._lanes
         size = asked_cells(options, parallel, per_request) or min(DEFAULT_CONTEXT, trained)
-        # With memory of their own, idle sequences would take what no other can use.
-        sequences = parallel if per_request or deterministic or parallel == 1 else parallel + KEPT_PREFIXES
+        sequences = sequences_of(parallel, deterministic or per_request is not None)
         if parallel == 1 and size > trained:
             self.notes.append(f"the context of {size} exceeds the {trained} tokens this model was trained on")
         context = Context(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from stellar_local.native.context import Context
 from stellar_local.native.devices import Device
 from stellar_local.native.header import Header, TensorInfo
 from stellar_local.native.library import recorded
@@ -14,6 +13,7 @@ from stellar_local.plan.choose import Ranking, Wish, rank
 from stellar_local.plan.estimate import Setup
 from stellar_local.plan.hardware import Machine
 from stellar_local.plan.models import Candidate
+from stellar_local.plan.probe import context_of
 from stellar_local.plan.sparse import ALIGNMENT, header_bytes
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -92,15 +92,7 @@ def made(level: str = "F16", **fields: int) -> Candidate:
 def log_of(path: Path, setup: Setup) -> str:
     """llama.cpp's log of making a context of a setup, without allocation."""
     with Model(path, setup.gpu_layers, no_alloc=True) as model, recorded() as pieces:
-        Context(
-            model,
-            setup.n_ctx,
-            setup.sequences,
-            setup.n_batch,
-            kv_type=setup.kv,
-            unified=setup.unified,
-            flash_attn="auto" if setup.flash else "off",
-        ).close()
+        context_of(model, setup).close()
     return "".join(pieces)
 
 

@@ -52,9 +52,9 @@ def test_tokens_after_the_first_are_counted(spm_model: Path, monkeypatch: pytest
     prompts = [[1, 300 + number, 310, 320] for number in range(3)]
     with Model(spm_model, gpu_layers=0) as model:
         alone = run_engine(model, machine, prompts[:1], 1, 256, 9)
-        assert alone.count == 9 and alone.generated <= 8  # fewer where the first was noticed late
+        assert (alone.count, alone.generated) == (9, 8)
         together = run_engine(model, machine, prompts, 3, 768, 9)
-        assert together.count == 27 and together.generated <= 24
+        assert together.count == 27 and 3 <= together.generated <= 24
         for unified in (True, False):
             with Raw(api(), model.handle, machine, 768, 3, unified) as raw:
                 run = raw.run(prompts, 9)

@@ -111,3 +111,18 @@ def test_a_log_that_cannot_be_written_stops_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=writer, text=True, cwd=ROOT)
     os.close(writer)
     assert (done.returncode, done.stdout) == (0, "done\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("8GiB", 8 << 30),
+        (" 1.5 g ", 3 << 29),
+        ("8GB", 8_000_000_000),
+        ("512KiB", 512 << 10),
+        ("8", None),
+        ("8,5G", None),
+    ],
+)
+def test_sizes_as_people_write_them(text: str, size: int | None) -> None:
+    assert console.bytes_of(text) == size

@@ -5,30 +5,22 @@ Knows sizes as people write them; knows no model. What is free is told.
 
 from __future__ import annotations
 
-import re
-
+from stellar_local.console import bytes_of
 from stellar_local.errors import UsageError
 
 from .memory import CUDA_CONTEXT, PROGRAM
 
 # The share of what is free that other programs may come to need.
 MARGIN = {"cuda": 0.05, "mps": 0.2, "cpu": 0.2}
-_SIZE = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([kmgt])(i?b)?\s*", re.IGNORECASE)
 
 
 def parse_memory(text: str) -> int | None:
-    """`8GiB`, `8G`, `8000MiB`, `7.5 GB` → bytes; `auto` → None. Raises UsageError.
-
-    GB and MB count in thousands, as makers of disks do; G and GiB in 1,024s, as makers of memory do.
-    """
+    """A size as `console.bytes_of` reads it → bytes; `auto` → None. Raises UsageError."""
     if text.strip().lower() == "auto":
         return None
-    found = _SIZE.fullmatch(text)
-    if found is None:
+    size = bytes_of(text)
+    if size is None:
         raise UsageError(f"not a size of memory: {text!r}", "for example --memory 8GiB, or auto for what is free")
-    unit = found[2].lower()
-    base = 1000 if (found[3] or "").lower() == "b" else 1024
-    size = int(float(found[1]) * base ** "kmgt".index(unit) * base)
     if not size:
         raise UsageError(f"--memory is {text.strip()}, but must be greater than 0", "for example --memory 8GiB")
     return size

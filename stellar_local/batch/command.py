@@ -17,7 +17,15 @@ from ..config import RuntimeOptions, SamplingOptions
 from ..console import say, warn
 from ..errors import ExitCode, RequestError, StellarError, UsageError
 from ..files import read_text
-from ..flags import model_argument, open_runtime, options_of, system_option, verbose_option
+from ..flags import (
+    model_argument,
+    open_runtime,
+    options_of,
+    parallel_option,
+    per_request_option,
+    system_option,
+    verbose_option,
+)
 from .fields import Defaults, Item
 from .reader import FORMATS as INPUT_FORMATS
 from .reader import Shard, Source
@@ -31,7 +39,6 @@ if TYPE_CHECKING:
     from .resume import Done
 
 OUTPUT_FORMATS = ("jsonl", "text", "csv")
-MOST_PARALLEL = 64
 _FILE = click.Path(path_type=Path)
 
 
@@ -80,19 +87,8 @@ class Settings:
 @click.option("--resume", is_flag=True, help="Go on with what --out has already.")
 @click.option("--retry-errors", is_flag=True, help="With --resume: run again what failed; its answers come last.")
 @click.option("--shard", metavar="I/N", help="Answer every N-th line only, from the I-th on; indexes stay.")
-@click.option(
-    "--parallel",
-    type=click.IntRange(1, MOST_PARALLEL),
-    metavar="N",
-    help=f"Lines answered at once, 1 to {MOST_PARALLEL} [default: 16, or as many as fit].",
-)
-@click.option(
-    "--per-request",
-    type=click.IntRange(16, 1 << 20),
-    metavar="N",
-    help="Give each line answered at once a context of N tokens of its own, instead of sharing --ctx: faster with many "
-    "on a GPU.",
-)
+@parallel_option
+@per_request_option
 @click.option(
     "--deterministic",
     is_flag=True,

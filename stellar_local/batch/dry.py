@@ -135,7 +135,7 @@ def predict_memory(runtime: Runtime) -> dict[str, int]:
     """Bytes by use, as the planner predicts them, main memory and GPUs together."""
     context, wish = runtime.engine.context, wish_of(runtime.options)
     weights, machine = Weights.of(runtime.model.header), this_machine(on_gpu=context.offloaded)
-    need = estimate(weights, running(context, wish.split), machine, lora=wish.lora).all
+    need = estimate(weights, running(context), machine, lora=wish.lora).all
     found = {"weights": need.weights, "KV": need.kv, "compute": need.compute, "program": need.runtime}
     return found | ({"LoRA": need.lora} if need.lora else {})
 

@@ -142,7 +142,7 @@ def _plan(chat: Chat, rest: str) -> None:
     wish = replace(wish_of(options), ctx=context.n_ctx, kv=context.kv_type)
     models = candidates(path.parent if path.suffix == ".gguf" else path)
     own = next(one for one in models if one.path == path)
-    taken = estimate(own.weights, running(context, wish.split), machine, lora=wish.lora)
+    taken = estimate(own.weights, running(context), machine, lora=wish.lora)
     need = taken.all
     note(
         texts(

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..bundled import bundled_file
+from ..native.cores import quota
 from . import cards, features, generation, graphics, library, model, processor, surroundings
 from .deaths import Surroundings
 from .finding import Finding, failure, said, skipped
@@ -82,7 +83,7 @@ class Examination:
             ("driver", lambda: graphics.check_driver(self.loaded, self.around)),
             ("gpu-memory", lambda: graphics.check_gpu_memory(self.loaded, self.around)),
             ("processor", lambda: processor.check_processor(self.loaded, self.around)),
-            ("threads", lambda: processor.check_threads(allowed=processor.quota())),
+            ("threads", lambda: processor.check_threads(allowed=quota())),
             ("memory", lambda: surroundings.check_memory(self.machine)),
             ("disk", lambda: surroundings.check_disk(self.around)),
             ("data", lambda: surroundings.check_data(self.around)),

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..child import own_environment, own_python
 from ..errors import StellarError
 from .machine import run
 
@@ -26,7 +27,7 @@ _WINDOWS = {
     0xC0000409: "SIGABRT",
     0xC0000017: "SIGKILL",
 }
-_CODE = "import sys; sys.path[:] = {path!r}; from stellar_local.doctor.probe import serve; serve(*sys.argv[1:])"
+_CODE = "from stellar_local.doctor.probe import serve; serve(*sys.argv[1:])"
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,7 @@ class Outcome:
 
 def ask(module: str, timeout: float, **arguments: Any) -> Outcome:
     """Run the probe `stellar_local.doctor.MODULE` with these arguments, for so many seconds at most."""
-    # ggml starts a debugger on itself when it aborts, which takes long and tells users nothing.
-    env = {**os.environ, "PYTHONIOENCODING": "utf-8", "GGML_NO_BACKTRACE": "1"}
-    ran = run([sys.executable, "-c", _CODE.format(path=sys.path), module, json.dumps(arguments)], timeout, env)
+    ran = run(own_python(_CODE, module, json.dumps(arguments)), timeout, own_environment())
     if ran is None:
         return Outcome({"error": {"message": f"{sys.executable} cannot be started", "hint": ""}}, 1)
     facts: dict[str, Any] = {}

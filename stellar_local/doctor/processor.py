@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-from ..native.cores import physical_cores
+from ..native.cores import default_threads
 from .deaths import Surroundings, kind_of
 from .features import FAST, KNOWN, of_system_info
 from .finding import Finding, failure, ok, said, skipped, warning
@@ -37,31 +36,17 @@ def check_processor(outcome: Outcome, around: Surroundings) -> Finding:
     return ok("processor", told, **details)
 
 
-def quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """How many processors a container may use, by its control group (version 2, then 1); None if it is not limited."""
-    try:
-        limit, period = (root / "cpu.max").read_text().split()
-        return None if limit == "max" else int(limit) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
-        pass
-    try:
-        limit, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        return int(limit) / int(period) if int(limit) > 0 else None
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
-
-
-def check_threads(cores: int | None = None, logical: int | None = None, allowed: float | None = None) -> Finding:
-    """The threads that are computed with by default: one for each physical core."""
-    cores = physical_cores() if cores is None else cores
+def check_threads(cores: int | None = None, logical: int | None = None, allowed: int | None = None) -> Finding:
+    """The threads that are computed with by default. `allowed` are the processors that a container's share makes."""
+    cores = default_threads() if cores is None else cores
     logical = (os.cpu_count() or cores) if logical is None else logical
     asked = os.environ.get("STELLAR_THREADS", "")
     threads = int(asked) if asked.isdigit() and asked != "0" else cores
     details = {"physical": cores, "logical": logical, "threads": threads, "quota": allowed}
     told = said("doctor.threads", threads=threads, cores=cores, logical=logical)
-    if allowed is not None and threads > allowed + 0.5:
-        told = told.and_then(said("doctor.threads_quota", allowed=f"{allowed:.1f}"))
-        return warning("threads", told, f"export STELLAR_THREADS={max(1, round(allowed))}", **details)
+    if allowed is not None and threads > allowed:
+        told = told.and_then(said("doctor.threads_quota", allowed=allowed))
+        return warning("threads", told, f"export STELLAR_THREADS={allowed}", **details)
     if threads > logical:
         return warning(
             "threads", told.and_then(said("doctor.threads_many")), f"export STELLAR_THREADS={cores}", **details

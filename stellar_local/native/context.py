@@ -36,6 +36,15 @@ def _rotates(model: Model) -> bool:
     return not disabled and isinstance(size, int) and size % 64 == 0
 
 
+def check_attention(kv_type: str, flash_attn: str) -> None:
+    """Raise UsageError for a quantized KV cache without flash attention, which llama.cpp refuses."""
+    if flash_attn == "off" and kv_type != "f16":
+        raise UsageError(
+            f"--kv {kv_type} needs flash attention, which --flash-attn off forbids",
+            "give --flash-attn auto, or --kv f16",
+        )
+
+
 class Decoded(Enum):
     """What became of a batch."""
 
@@ -84,11 +93,7 @@ class Context:
             raise UsageError("the context must hold at least one token")
         if n_batch <= 0:
             raise UsageError("a batch must hold at least one token")
-        if flash_attn == "off" and kv_type != "f16":
-            raise UsageError(
-                f"--kv {kv_type} needs flash attention, which --flash-attn off forbids",
-                "give --flash-attn auto, or --kv f16",
-            )
+        check_attention(kv_type, flash_attn)
         self.model, self.sequences, self.unified = model, sequences, unified or sequences == 1
         self.kv_type, self.rotated = kv_type, kv_type != "f16" and _rotates(model)
         self.flash = flash_attn != "off" and model.header.architecture != "grok"  # for which llama.cpp turns it off

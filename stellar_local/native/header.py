@@ -115,9 +115,18 @@ class _Cursor:
             return [self.value(inner) for _ in range(count)]
         if inner != _STRING:
             raise ModelError(f"damaged GGUF header (array of {inner}): {self._path}", "download or convert it again")
-        for _ in range(count):
-            self.skip(self.take("Q"))
+        self._skip_texts(count)
         return count
+
+    def _skip_texts(self, count: int) -> None:
+        """Pass over so many texts: a vocabulary has hundreds of thousands, and each step here costs as often."""
+        at, end, length = self.at, len(self._data) - 8, struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            if at > end:
+                raise _truncated(self._path)
+            at += 8 + length(self._data, at)[0]
+        self.at = at
+        self.skip(0)
 
 
 class _Truncated(ModelError):
@@ -196,8 +205,10 @@ def check_vocabulary(header: Header) -> None:
         raise ModelError(f"this GGUF's vocabulary lacks byte tokens: {header.path}", "download or convert it again")
 
 
-def check_runnable(header: Header) -> None:
-    """Raise ModelError unless the file is a whole language model that llama.cpp can be asked to load."""
+def check_runnable(header: Header, cut: bool = False) -> None:
+    """Raise ModelError unless the file is a language model that llama.cpp can be asked to load, and whole, or `cut`
+    after its header, which is enough for planning.
+    """
     if header.metadata.get("general.type") == "adapter":
         raise ModelError(f"this GGUF is a LoRA adapter, not a model: {header.path}", "give the model's own file")
     if not header.architecture or not header.tensors:
@@ -216,7 +227,7 @@ def check_runnable(header: Header) -> None:
             f"damaged GGUF file: it states {stated} layers and holds {len(layers)}: {header.path}",
             "download or convert it again",
         )
-    if header.file_size < header.full_size:
+    if header.file_size < header.full_size and not cut:
         raise ModelError(
             f"truncated GGUF file: {header.path} has {header.file_size:,} of {header.full_size:,} bytes",
             "download or convert it again",

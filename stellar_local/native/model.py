@@ -71,7 +71,7 @@ class Model:
         mlock: bool = False,
         tensor_split: Sequence[float] = (),
     ) -> None:
-        self.path, self.gpu_layers = path, gpu_layers
+        self.path, self.gpu_layers, self.tensor_split = path, gpu_layers, tuple(tensor_split)
         self.notes: list[str] = []
         self.contexts = 0  # that are open
         self.header: Header = read_header(path, whole=True)

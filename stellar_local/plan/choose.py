@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..native.devices import check_shares
-from ..runtime import DEFAULT_CONTEXT, KEPT_PREFIXES
+from ..runtime import DEFAULT_CONTEXT, sequences_of
 from .estimate import CUDA_RUNTIME, Buffers, Need, Setup, estimate
 from .hardware import Machine
 from .models import Candidate
@@ -30,7 +30,8 @@ _MOSTLY, _HALF = 0.8, 0.5  # of the layers on the GPU: slower, but not by as muc
 @dataclass(frozen=True)
 class Wish:
     """What is asked for; None is the planner's to choose. `parallel` requests run at once; with `per_request` each has
-    that many tokens of its own, else they share `ctx`. `lora` are the bytes of adapters.
+    that many tokens of its own, else they share `ctx`; `separate` means that no request keeps what others could use.
+    `lora` are the bytes of adapters.
     """
 
     ctx: int | None = None
@@ -43,6 +44,10 @@ class Wish:
     flash: bool = True
     split: tuple[float, ...] = ()
     lora: int = 0
+
+    def sequences(self, parallel: int) -> int:
+        """The sequences of a context for so many requests at once."""
+        return sequences_of(parallel, self.separate or self.per_request is not None)
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,10 @@ class Ranking:
     machine: Machine
     plans: tuple[Plan, ...] = ()
     refused: tuple[Plan, ...] = field(default=())
+
+    def ideal(self, plan: Plan) -> Plan | None:
+        """The ideal setup of a plan's model, if that does not fit."""
+        return next((one for one in self.refused if one.model is plan.model), None)
 
     def lesser(self, plan: Plan) -> Plan | None:
         """The plan that fits in the place of a refused one, if there is any."""
@@ -245,7 +254,7 @@ class _Planner:
             n_ctx=n_ctx,
             kv=kv,
             gpu_layers=gpu_layers,
-            sequences=sequences_of(parallel, wish.separate or wish.per_request is not None),
+            sequences=wish.sequences(parallel),
             n_batch=min(wish.n_batch, n_ctx),
             unified=wish.per_request is None,
             flash=wish.flash,
@@ -253,13 +262,6 @@ class _Planner:
         )
         found = planned(self._model, setup, parallel, self._machine, self._buffers(self._model, setup), wish.lora)
         return replace(found, ideal=self._context(self._most))
-
-
-def sequences_of(parallel: int, separate: bool) -> int:
-    """How many sequences a context has for so many requests at once: some more, which keep what earlier prompts began
-    with, unless each has memory of its own, where idle ones would take what no other can use.
-    """
-    return parallel if separate or parallel == 1 else parallel + KEPT_PREFIXES
 
 
 def planned(

@@ -49,7 +49,7 @@ def weighing(plan: Plan, machine: Machine) -> int:
 
 def lowered(plan: Plan, ranking: Ranking, texts: Texts) -> str:
     """What a plan gives up of the ideal for its model, to be put behind a line; "" for nothing."""
-    ideal = next((one for one in ranking.refused if one.model is plan.model), None)
+    ideal = ranking.ideal(plan)
     return "" if ideal is None else texts("plan.lowered", what=given_up(ideal, plan, texts))
 
 
@@ -113,7 +113,7 @@ def noted(choice: Choice, texts: Texts) -> list[str]:
     if plan.short is None:
         return []
     if plan.fits:
-        ideal = next((one for one in choice.ranking.refused if one.model is plan.model), None)
+        ideal = choice.ranking.ideal(plan)
         return [texts("plan.runs_with", what=given_up(ideal, plan, texts), **values)] if ideal else []
     needed = weighing(plan, machine)
     if machine.gpus and machine.ram is not None and needed <= (machine.free or 0):  # it is the main memory that lacks

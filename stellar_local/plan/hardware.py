@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..console import amount
+from ..console import amount, bytes_of
 from ..errors import UsageError
 from ..native.devices import Device, gpus
 
-_UNITS = {"": 1 << 30, "G": 1 << 30, "GI": 1 << 30, "M": 1 << 20, "MI": 1 << 20}
-_MOST = 1 << 50
+_LEAST, _MOST = 1 << 20, 1 << 50
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def this_machine(on_gpu: bool = True) -> Machine:
         if main is not None and (_shares_memory(device) or not device.total):
             # The main memory is what it lives on, or all that is known.
             free = min(free, main) if device.total else main
-        found.append(Device(device.name, device.description, free, device.total, device.integrated, device.id))
+        found.append(replace(device, free=free))
     return Machine(main, tuple(found), limited=main is not None and _own_room() <= main + (64 << 20))
 
 
@@ -68,12 +67,11 @@ def stated_machine(sizes: Sequence[int], ram: int | None = None, name: str = "GP
 
 
 def parse_sizes(text: str, option: str) -> list[int]:
-    """`8GiB`, `8`, `7900MiB`, or several with commas, as bytes; `GB` is read as GiB, as on cards. Raises UsageError."""
+    """Sizes as `console.bytes_of` reads them, several with commas; a mere number means GiB. Raises UsageError."""
     sizes = []
     for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,6})?)\s*([GM]I?)?B?\s*", part, re.IGNORECASE)
-        size = int(float(found[1]) * _UNITS[(found[2] or "").upper()]) if found else 0
-        if not 0 < size < _MOST:
+        size = bytes_of(part) or bytes_of(part + "GiB") or 0
+        if not _LEAST <= size < _MOST:
             raise UsageError(f"{option} must be a size as in 8GiB, not {text!r}", "several cards: 12GiB,8GiB")
         sizes.append(size)
     return sizes

@@ -10,7 +10,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def candidates(model: Path, level: str | None = None, problems: list[ModelError]
         if level:
             raise UsageError(f"--level chooses within a folder, but {model} is a file", "leave --level out")
         header = read_header(model)
-        check_runnable(replace(header, file_size=max(header.file_size, header.full_size)))  # a cut one can be planned
+        check_runnable(header, cut=True)
         return [_candidate(header, divergences(model.parent))]
     files = _files(model)
     if level and files:
@@ -101,8 +101,7 @@ def candidates(model: Path, level: str | None = None, problems: list[ModelError]
             header = read_header(file)
             if header.metadata.get("general.type") == "adapter":  # a LoRA adapter beside the levels
                 continue
-            if header.file_size < header.full_size and len(files) > 1:
-                raise ModelError(f"truncated GGUF file: {file}", "download or convert it again")
+            check_runnable(header, cut=len(files) == 1)
             one = _candidate(header, measured)
             one.weights  # noqa: B018 - whether it can be planned with
         except ModelError as error:

@@ -16,7 +16,7 @@ from typing import TypeVar
 from ..console import amount
 from ..errors import ModelError, ShortMemoryError, StellarError
 from ..native.context import Context
-from .choose import Plan, Ranking, Wish, default_context, planned, rank, sequences_of
+from .choose import Plan, Ranking, Wish, default_context, planned, rank
 from .estimate import MIB, Buffers, Need, Setup, work
 from .hardware import Machine, available_memory, this_machine
 from .models import Candidate, candidates, openable
@@ -114,8 +114,8 @@ def _likeness(model: Candidate, setup: Setup) -> tuple[Path, Setup]:
     return model.path, replace(setup, gpu_layers=int(setup.gpu_layers >= model.weights.layers))
 
 
-def running(context: Context, split: tuple[float, ...] = ()) -> Setup:
-    """The setup of a context that is there; `split` are the GPUs' shares, if stated."""
+def running(context: Context) -> Setup:
+    """The setup of a context that is there."""
     return Setup(
         n_ctx=context.n_ctx,
         kv=context.kv_type,
@@ -124,7 +124,7 @@ def running(context: Context, split: tuple[float, ...] = ()) -> Setup:
         n_batch=context.n_batch,
         unified=context.unified,
         flash=context.flash,
-        split=split,
+        split=context.model.tensor_split,
     )
 
 
@@ -154,7 +154,6 @@ def lesser(choice: Choice, wish: Wish) -> Iterator[Plan]:
 
 def _shrunk(plan: Plan, wish: Wish) -> Iterator[Plan]:
     weights, setup, parallel = plan.model.weights, plan.setup, plan.parallel
-    separate = wish.separate or wish.per_request is not None
 
     def now(**changes: object) -> Plan:
         nonlocal setup
@@ -165,7 +164,7 @@ def _shrunk(plan: Plan, wish: Wish) -> Iterator[Plan]:
     while wish.parallel is None and parallel > 1:
         parallel //= 2
         size = wish.per_request * parallel if wish.per_request else wish.ctx or default_context(weights, parallel)
-        yield now(n_ctx=min(size, setup.n_ctx), sequences=sequences_of(parallel, separate))
+        yield now(n_ctx=min(size, setup.n_ctx), sequences=wish.sequences(parallel))
     if wish.kv is None and setup.kv == "f16" and wish.flash and weights.quantizable:
         yield now(kv="q8_0")
     if wish.gpu_layers is None:

@@ -14,10 +14,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..child import own_environment, own_python
 from ..errors import StellarError
 from .estimate import Buffers, Setup
+
+if TYPE_CHECKING:
+    from ..native.context import Context
+    from ..native.model import Model
 
 _SECONDS = 60  # for a driver that has to be woken
 _BUFFER = re.compile(r"sched_reserve:\s+(\S+) compute buffer size =\s+([\d.]+) MiB")
@@ -33,7 +38,8 @@ def probe(path: Path, setups: Sequence[Setup], seconds: float = _SECONDS) -> lis
     question = json.dumps({"path": str(path), "setups": [asdict(setup) for setup in setups]})
     try:
         child = subprocess.run(
-            [sys.executable, "-m", __name__],
+            own_python(f"from {__name__} import main; main()"),
+            env=own_environment(),
             input=question.encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -57,32 +63,40 @@ def buffers_in(log: str) -> dict[str, int]:
 
 
 def _answer(question: dict[str, Any]) -> list[dict[str, int] | None]:
-    from ..native.context import Context
     from ..native.library import recorded
     from ..native.model import Model
 
     found: list[dict[str, int] | None] = []
-    models: dict[int, Model] = {}
+    models: dict[tuple[int, tuple[float, ...]], Model] = {}
     for values in question["setups"]:
-        setup = Setup(**values)
+        setup = Setup(**values | {"split": tuple(values["split"])})
         try:
-            if setup.gpu_layers not in models:
-                models[setup.gpu_layers] = Model(Path(question["path"]), setup.gpu_layers, no_alloc=True)
+            own = setup.gpu_layers, setup.split
+            if own not in models:
+                models[own] = Model(Path(question["path"]), setup.gpu_layers, no_alloc=True, tensor_split=setup.split)
             with recorded() as log:
-                Context(
-                    models[setup.gpu_layers],
-                    setup.n_ctx,
-                    setup.sequences,
-                    setup.n_batch,
-                    kv_type=setup.kv,
-                    unified=setup.unified,
-                    flash_attn="auto" if setup.flash else "off",
-                ).close()
+                context_of(models[own], setup).close()
             found.append(buffers_in("".join(log)))
         except StellarError:
             found.append(None)
     return found
 
 
-if __name__ == "__main__":
+def context_of(model: Model, setup: Setup) -> Context:
+    """The context of a setup, over a model that was opened with its layers and shares. Raises StellarError."""
+    from ..native.context import Context
+
+    return Context(
+        model,
+        setup.n_ctx,
+        setup.sequences,
+        setup.n_batch,
+        kv_type=setup.kv,
+        unified=setup.unified,
+        flash_attn="auto" if setup.flash else "off",
+    )
+
+
+def main() -> None:
+    """The child's side: the question on stdin, the answer on stdout."""
     sys.stdout.write(json.dumps(_answer(json.load(sys.stdin))))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def write_sparse(header: Header, source: Path | None, path: Path) -> None:
         raise ModelError(
             f"this GGUF is one of several parts of a model: {header.path}", "join them with llama-gguf-split --merge"
         )
-    check_runnable(replace(header, file_size=max(header.file_size, header.full_size)))  # a cut one is welcome here
+    check_runnable(header, cut=True)
     if header.full_size > _LARGEST:
         raise ModelError(f"damaged GGUF header (tensor offsets): {header.path}", "download or convert it again")
     data = header_bytes(header.metadata, header.tensors) if source is None else _header_of(source, header)

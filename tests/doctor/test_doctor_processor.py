@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from doctor_cases import CPU_INFO, CUDA0, CUDA_INFO, MODERN, NVIDIA, around, cuda, loaded
 
 from stellar_local.doctor.finding import State
 from stellar_local.doctor.probe import Outcome
-from stellar_local.doctor.processor import check_processor, check_threads, quota
+from stellar_local.doctor.processor import check_processor, check_threads
 from stellar_local.texts import Texts
 
 ENGLISH = Texts("en")
@@ -54,29 +52,14 @@ def test_unknown() -> None:
     assert check_processor(loaded(), around(features=frozenset())).state is State.SKIPPED
 
 
-def test_quotas(tmp_path: Path) -> None:
-    assert quota(tmp_path) is None
-    (tmp_path / "cpu.max").write_text("150000 100000\n")
-    assert quota(tmp_path) == 1.5
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert quota(tmp_path) is None
-    (tmp_path / "cpu.max").unlink()
-    (tmp_path / "cpu").mkdir()
-    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
-    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-    assert quota(tmp_path) is None
-    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("400000\n")
-    assert quota(tmp_path) == 4.0
-
-
 def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_threads(8, 16).state is State.OK
-    capped = check_threads(8, 16, 2.0)
+    capped = check_threads(8, 16, 2)
     assert (capped.state, capped.fix) == (State.WARNING, "export STELLAR_THREADS=2")
-    assert check_threads(2, 2, 2.0).state is State.OK
+    assert check_threads(2, 2, 2).state is State.OK
     monkeypatch.setenv("STELLAR_THREADS", "64")
     many = check_threads(8, 16)
     assert (many.state, many.fix) == (State.WARNING, "export STELLAR_THREADS=8")
     assert many.details["threads"] == 64
     monkeypatch.setenv("STELLAR_THREADS", "2")
-    assert check_threads(8, 16, 2.0).state is State.OK
+    assert check_threads(8, 16, 2).state is State.OK

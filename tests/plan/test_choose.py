@@ -6,10 +6,11 @@ import pytest
 from plan_cases import GIB, NOTHING, PLENTY, cards, ideal_of, made
 
 from stellar_local.native.devices import Device
-from stellar_local.plan.choose import Plan, Ranking, Wish, default_context, planned, rank, sequences_of
+from stellar_local.plan.choose import Plan, Ranking, Wish, default_context, planned, rank
 from stellar_local.plan.estimate import Buffers, Setup, estimate
 from stellar_local.plan.hardware import Machine, stated_machine
 from stellar_local.plan.models import Candidate, named
+from stellar_local.runtime import sequences_of
 
 SEVEN = named("7b")
 (Q4,) = named("7b", "Q4_K_M")

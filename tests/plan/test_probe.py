@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from plan_cases import MIB, log_of, made_header
 
+from stellar_local.native.devices import gpus
 from stellar_local.native.header import read_header
 from stellar_local.plan import probe as module
 from stellar_local.plan.estimate import Buffers, Setup
@@ -135,3 +136,19 @@ def test_a_child_is_asked_and_believed(tmp_path: Path, monkeypatch: pytest.Monke
 def test_no_program_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     assert probe(Path("a.gguf"), SETUPS) == [None] * 3
+
+
+def test_nothing_of_the_current_folder_runs(spm_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where somebody plans within a model's folder: a module there must not take the standard library's place."""
+    (tmp_path / "json.py").write_text("open('ran', 'w').close()\nraise SystemExit(1)\n")
+    monkeypatch.chdir(tmp_path)
+    (found,) = probe(spm_model, [Setup(512)])
+    assert found is not None
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.skipif(bool(gpus()), reason="where there is a GPU the shares are good")
+def test_the_shares_reach_the_child(spm_model: Path) -> None:
+    whole, shared = probe(spm_model, [Setup(512), Setup(512, gpu_layers=2, split=(1.0,))])
+    assert whole is not None
+    assert shared is None  # refused: there is no GPU to share

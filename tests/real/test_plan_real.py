@@ -12,18 +12,18 @@ import pytest
 from conftest import ROOT
 
 from stellar_local.native.header import read_header
-from stellar_local.plan.choose import sequences_of
 from stellar_local.plan.estimate import MIB, Buffers, Setup, estimate
 from stellar_local.plan.hardware import Machine
 from stellar_local.plan.probe import probe
 from stellar_local.plan.weights import Weights
+from stellar_local.runtime import sequences_of
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="how much a process took is read from /proc"),
 ]
 
-# As chat and batch open it, with what they import; then the context is filled, batch after batch, and logits are read.
+# As chat and batch open it, with what they import; then much of the context is filled, and logits are read.
 CHILD = """
 import json, re, sys
 from pathlib import Path
@@ -48,10 +48,10 @@ with Runtime(Path(path), RuntimeOptions(ctx=asked["n_ctx"], kv=asked["kv"]), par
 
 
 @pytest.mark.parametrize(
-    ("n_ctx", "kv", "parallel", "filled"), [(2048, "f16", 1, 2048), (8192, "q8_0", 16, 512), (8192, "f16", 1, 512)]
+    ("n_ctx", "kv", "parallel", "filled"), [(2048, "f16", 1, 2048), (4096, "q8_0", 16, 2048), (8192, "f16", 1, 512)]
 )
 def test_a_process_takes_what_was_predicted(n_ctx: int, kv: str, parallel: int, filled: int, real_model: Path) -> None:
-    """Never more, at its peak, and at least 94 % of it at the end: by the formula, and by llama.cpp's word."""
+    """Never more, at its peak, and at least 95 % of it at the end: by the formula, and by llama.cpp's word."""
     setup = Setup(n_ctx, kv, sequences=sequences_of(parallel, False))
     argv = [sys.executable, "-c", CHILD, str(real_model), str(parallel), json.dumps(asdict(setup)), str(filled)]
     done = subprocess.run(argv, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
@@ -63,4 +63,4 @@ def test_a_process_takes_what_was_predicted(n_ctx: int, kv: str, parallel: int, 
     for word in (None, buffers):
         need = estimate(weights, setup, Machine(None), word).host
         assert need.total / MIB >= taken["VmHWM"], need
-        assert 0.94 * need.total / MIB <= taken["VmRSS"], need
+        assert 0.95 * need.total / MIB <= taken["VmRSS"], need
