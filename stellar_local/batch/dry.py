@@ -129,13 +129,15 @@ def count(runtime: Runtime, items: Iterable[Item]) -> Counts:
 
 
 def predict_memory(runtime: Runtime) -> dict[str, int]:
-    """Bytes by use. The compute buffers are llama.cpp's for a full batch: its widest rows and its mask, in float32, and
-    the logits it may be asked for, once where they are computed and once where they are read.
+    """Bytes by use. The compute buffers are llama.cpp's for a full batch: its widest rows, its mask and without flash
+    attention its scores, in float32, and the logits it may be asked for, once where they are computed and once where
+    they are read.
     """
     model, context = runtime.model, runtime.engine.context
     width, inner = model.header.value("embedding_length", 0), model.header.value("feed_forward_length", 0)
     inner = max(inner) if isinstance(inner, list) else inner
-    rows = context.n_batch * (2 * width + 3 * inner + context.n_ctx)
+    scores = 0 if context.flash else int(model.header.value("attention.head_count", 0))  # each token's and head's
+    rows = context.n_batch * (2 * width + 3 * inner + (1 + scores) * context.n_ctx)
     return {
         "weights": model.size,
         "KV": kv_memory(model.header, context.n_ctx, context.kv_type),

@@ -1,5 +1,5 @@
 """The only code that touches llama.cpp and ggml, through ctypes: thin, typed, owning its handles.
 
-Layers: sampler, state > context > adapter > model > header > ggml, devices > library > cores
+Layers: sampler, state > context > adapter, attention > model > header > ggml, devices > library > cores
 Every precondition whose failure would abort the process (GGML_ASSERT) is checked here in Python first.
 """
