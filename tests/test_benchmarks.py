@@ -98,6 +98,18 @@ def test_the_benchmark_of_defaults_marks_ours_and_the_best(spm_model: Path) -> N
     assert done.returncode and "no such choice on this machine: colour; there are threads," in done.stderr
 
 
+def test_the_benchmark_of_flash_attention_compares_after_each_depth() -> None:
+    command = [sys.executable, FOLDER / "flash_attention.py", "--shape", "tiny", "--layers", "1", "--depths", "8,300"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for more in ([], ["--sequences", "3"]):
+        done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=120, env=env)
+        assert done.returncode == 0, done.stderr
+        assert "random-tiny-1-layers.gguf" in done.stdout
+        rows = [line.split() for line in done.stdout.splitlines()[3:]]
+        assert [row[0] for row in rows] == ["8", "300"]
+        assert all(float(value) > 0 for row in rows for value in row[1:]) and len(rows[0]) == 6
+
+
 def test_what_the_benchmark_of_defaults_says(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,10 @@ import pytest
 from conftest import ROOT, Stellar
 from tiny import write_adapter
 
+from stellar_local.batch.command import PARALLEL
 from stellar_local.cli import _MOUNTED
+from stellar_local.config import RuntimeOptions
+from stellar_local.spec import specs
 from train.budget import budget
 from train.fit import Choice, Wish, choose, describe
 from train.memory import CUDA_CONTEXT, GIB, Shape, estimate
@@ -26,6 +29,7 @@ GUIDES = ["docs/stellarspeak.md", "docs/stellarspeak.zh.md"]
 BATCH = ["docs/batch.md", "docs/batch.zh.md"]
 CHAT = ["docs/chat.md", "docs/chat.zh.md"]
 TRAIN = ["docs/train.md", "docs/train.zh.md"]
+HARDWARE = ["docs/hardware.md", "docs/hardware.zh.md"]
 PYTHON = ["docs/python.md", "docs/python.zh.md"]
 
 
@@ -59,7 +63,9 @@ def test_every_command_has_help_with_an_example(name: str, stellar: Stellar) -> 
 
 
 @pytest.mark.parametrize(
-    "pages", [READMES, GUIDES, BATCH, CHAT, TRAIN], ids=["readme", "guide", "batch", "chat", "train"]
+    "pages",
+    [READMES, GUIDES, BATCH, CHAT, TRAIN, HARDWARE],
+    ids=["readme", "guide", "batch", "chat", "train", "hardware"],
 )
 def test_both_languages_show_the_same_commands(pages: list[str]) -> None:
     english, chinese = map(fenced, pages)
@@ -249,6 +255,28 @@ def test_chat_guide_commands_work(tmp_path: Path, spm_folder: Path) -> None:
     assert len(json.loads(saved.read_text(encoding="utf-8"))["turns"]) == 2
 
 
+def test_hardware_guide_commands_work(tmp_path: Path, spm_folder: Path) -> None:
+    shutil.copytree(spm_folder, tmp_path / "demo" / "model")
+    run_all(fenced(HARDWARE[0]), tmp_path)
+
+
+@pytest.mark.parametrize("page", HARDWARE)
+def test_the_hardware_guide_s_defaults_are_the_options(page: str) -> None:
+    """Each option of its first table is one, and what it says between backquotes or as a number is the default."""
+    known = {f"--{name.replace('_', '-')}": item.default for name, (item, _) in specs(RuntimeOptions).items()}
+    rows = dict(re.findall(r"^\| `(--[\w-]+)`.*? \| (.*?) \|", (ROOT / page).read_text("utf-8"), re.MULTILINE))
+    assert rows.pop("--parallel") == str(PARALLEL)
+    assert set(rows) == set(known) - {"--ctx", "--template", "--lora", "--level"}
+    stated = {name: text.strip("`") for name, text in rows.items() if known[name] not in (None, ())}
+    assert stated == {name: str(known[name]) for name in stated} and len(stated) == 5
+
+
+def test_both_hardware_guides_have_the_same_figures() -> None:
+    tables = [re.findall(r"^\| .*\|$", (ROOT / page).read_text("utf-8"), re.MULTILINE) for page in HARDWARE]
+    figures = [[re.findall(r"\d[\d,.]*", row) for row in table if not row.startswith("| `")] for table in tables]
+    assert figures[0] == figures[1] and sum(map(len, figures[0])) > 60
+
+
 def test_the_pictures_are_made_by_their_script(tmp_path: Path, spm_folder: Path) -> None:
     """A real chat in tmux, drawn; the READMEs show what it writes."""
     if shutil.which("tmux") is None:
@@ -334,7 +362,19 @@ def test_python_examples_work(tmp_path: Path, spm_model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [*READMES, *GUIDES, *BATCH, *CHAT, *TRAIN, *PYTHON, "CONTRIBUTING.md", "templates/README.md", "docs/cli.md"]
+    "page",
+    [
+        *READMES,
+        *GUIDES,
+        *BATCH,
+        *CHAT,
+        *TRAIN,
+        *HARDWARE,
+        *PYTHON,
+        "CONTRIBUTING.md",
+        "templates/README.md",
+        "docs/cli.md",
+    ],
 )
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
