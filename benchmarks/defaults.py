@@ -6,7 +6,8 @@ One choice varies at a time, the others are at their defaults. Each setting is m
 count, or with --best each setting's best round, for a machine in use: other work only ever makes a round slower. The
 tokens are random: the text does not matter for the speed. "generation" is measured after the prompt, whose tokens it
 attends to. Loading is from opening the file to the first token; cold, the file was dropped from the system's cache
-first (a virtual disk's host may still have it).
+first (a virtual disk's host may still have it). With --processor-time the tokens are those of a second that the
+processor worked on them, in one thread: it compares what is left to compare then, however busy the machine is.
 
 The model is SmolLM2-135M, a GGUF, or a made one with random weights of a real model's shape (--shape).
 """
@@ -38,6 +39,7 @@ from stellar_local.native.model import ALL_LAYERS
 
 CLOSE = 0.97  # a default that reaches this share of the best speed is as good
 SPEEDS = {"prompt": "prompt tok/s", "generation": "generation tok/s", "load": "loading s", "cold": "cold s"}
+BY_PROCESSOR = ("batch-size", "flash-attn", "kv", "parallel")  # choices that change the work of one thread
 TIMES = ("load", "cold")  # of these the least is the best
 MEMORY = {"own": "own MiB", "mapped": "files MiB", "gpu": "GPU MiB"}
 
@@ -60,7 +62,7 @@ class Axis:
 def axes(base: Setting, layers: int, longer: int) -> list[Axis]:
     """Every choice that this machine has; `longer` is the prompt's length where batch sizes are compared.
 
-    Without a GPU "auto" is "on", for flash attention and mapping, and "on" is left out.
+    What "auto" is without a GPU is left out: "off" for flash attention of one sequence, "on" for mapping.
     """
     devices = gpus()
 
@@ -94,7 +96,7 @@ def axes(base: Setting, layers: int, longer: int) -> list[Axis]:
         Axis(
             "flash-attn",
             "flash attention",
-            vary(["auto", "on", "off"] if devices else ["auto", "off"], "flash_attn"),
+            vary(["auto", "on", "off"] if devices else ["auto", "on"], "flash_attn"),
             base.flash_attn,
             memory=["own", "gpu"],
         ),
@@ -131,7 +133,7 @@ def axes(base: Setting, layers: int, longer: int) -> list[Axis]:
             equal, first = (1.0,) * len(devices), (1.0, *(0.0 for _ in devices[1:]))
             splits = vary([(), equal, first], "tensor_split")
             found.append(Axis("tensor-split", "shares of the GPUs", splits, "auto", memory=["gpu"]))
-    return found
+    return [axis for axis in found if axis.name in BY_PROCESSOR] if base.processor else found
 
 
 def run(setting: Setting) -> Measured:
@@ -231,6 +233,7 @@ def main() -> None:
     )
     parser.add_argument("--axis", action="append", metavar="NAME", help="measure this choice only (may be repeated)")
     parser.add_argument("--best", action="store_true", help="count each setting's best round, not the median")
+    parser.add_argument("--processor-time", action="store_true", help="one thread, by the processor's time")
     parser.add_argument("--rounds", type=int, default=3, help="[default: %(default)s]")
     parser.add_argument(
         "--prompt",
@@ -261,20 +264,22 @@ def compare(model: Path, args: argparse.Namespace) -> None:
     """Measure and print."""
     usual = 1024 if gpus() else 256
     options, layers = RuntimeOptions(), int(read_header(model).value("block_count", 0))
+    threads = 1 if args.processor_time else default_threads()
     base = Setting(
         model=str(model),
-        threads=default_threads(),
-        prompt_threads=default_threads(),
+        threads=threads,
+        prompt_threads=threads,
         batch_size=options.batch_size,
         flash_attn=options.flash_attn,
         kv=options.kv,
         mmap=options.mmap,
         mlock=options.mlock,
-        gpu_layers=ALL_LAYERS,
+        gpu_layers=0 if args.processor_time else ALL_LAYERS,
         tensor_split=options.tensor_split,
         sequences=1,
         prompt=args.prompt or usual,
         tokens=max(2, args.tokens),
+        processor=args.processor_time,
     )
     chosen = axes(base, layers, args.prompt or 4 * usual)
     if unknown := set(args.axis or ()) - {axis.name for axis in chosen}:
@@ -285,6 +290,7 @@ def compare(model: Path, args: argparse.Namespace) -> None:
         "gpus": [f"{device.name} ({device.description})" for device in gpus()],
         "llama.cpp": api().llama_print_system_info().decode().strip(" |\n"),
         "model": f"{model.name}, {model.stat().st_size / (1 << 20):,.0f} MiB, {layers} layers",
+        "clock": "the processor's time in one thread" if args.processor_time else "wall time",
         "rounds": args.rounds,
         "load": [round(one, 2) for one in os.getloadavg()] if hasattr(os, "getloadavg") else None,
     }
@@ -293,7 +299,9 @@ def compare(model: Path, args: argparse.Namespace) -> None:
         print(facts["machine"])
         print(f"GPUs: {', '.join(facts['gpus']) or 'none'}; llama.cpp: {facts['llama.cpp']}")
         print(f"{facts['model']}; {base.prompt} + {base.tokens} tokens, {how} {args.rounds} rounds in turns")
-        print(f"load of the machine before: {facts['load']}; *: the best of a column, ratios are to it")
+        print(
+            f"{facts['clock']}; load of the machine before: {facts['load']}; *: the best of a column, ratios are to it"
+        )
     done = {}
     for axis in chosen:
         if args.axis and axis.name not in args.axis:

@@ -39,9 +39,10 @@ def main() -> None:
 
     path: Path = bundled_model()
     print(describe("stellar-local", "llama-cpp-python"))
-    cores = physical_cores()  # the same threads and attention as ours; Llama's own defaults differ
-    peer = Llama(str(path), n_ctx=4096, n_threads=cores, n_threads_batch=cores, flash_attn=True, verbose=False)
     with Runtime(path, RuntimeOptions()) as runtime:
+        # The same threads and attention as ours; Llama's own defaults differ.
+        cores, flash = physical_cores(), runtime.engine.context.flash
+        peer = Llama(str(path), n_ctx=4096, n_threads=cores, n_threads_batch=cores, flash_attn=flash, verbose=False)
 
         def theirs(prompt: str) -> tuple[float, list[int]]:
             started = time.perf_counter()

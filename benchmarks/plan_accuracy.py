@@ -59,7 +59,7 @@ class Combination:
     parallel: int = 1
     layers: str = "all"
     separate: bool = False
-    flash: bool = True
+    flash: str = "auto"
 
     def setup(self, weights: Weights, on_gpu: bool) -> Setup:
         """As the planner makes it."""
@@ -71,13 +71,12 @@ class Combination:
             sequences=sequences_of(self.parallel, self.separate),
             n_batch=min(512, self.ctx),
             unified=not self.separate,
-            flash=self.flash,
-        )
+        ).attending(self.flash, weights.heads)
 
     def __str__(self) -> str:
         parts = [Path(self.model).name.removesuffix(".gguf"), f"{self.ctx:,}", self.kv, f"x{self.parallel}"]
         parts += [self.layers] if self.layers != "all" else []
-        parts += ["separate"] * self.separate + ["no flash"] * (not self.flash)
+        parts += ["separate"] * self.separate + [f"flash {self.flash}"] * (self.flash != "auto")
         return " ".join(parts)
 
 
@@ -86,7 +85,7 @@ ON_GPU = (
     Combination("7b Q4_K_M", 4096),
     Combination("7b Q4_K_M", 8192, "q8_0", 16),
     Combination("7b Q4_K_M", 8192, "f16", 16, separate=True),
-    Combination("7b Q4_K_M", 4096, flash=False),
+    Combination("7b Q4_K_M", 4096, flash="off"),
     Combination("7b Q4_K_M", 4096, "q8_0", layers="few"),
     Combination("7b Q8_0", 4096, "f16"),
     Combination("7b Q8_0", 8192, "q8_0"),
@@ -115,7 +114,7 @@ def on_cpu(models: Sequence[str]) -> Iterator[Combination]:
         yield Combination(model, 4096, "f16", 16)
         yield Combination(model, 4096, "q8_0", 16)
         yield Combination(model, 4096, "f16", 8, separate=True)
-        yield Combination(model, 2048, flash=False)
+        yield Combination(model, 2048, flash="on")
 
 
 @dataclass
@@ -128,6 +127,7 @@ class Row:
     answer: dict[str, Any]
     seconds: float
     gpus: tuple[str, ...] = field(default=())
+    flash: bool = True
 
     @property
     def error(self) -> str:
@@ -236,7 +236,8 @@ def measure(
     seconds = options.seconds * (1 if setup.flash else _LONGER)
     job = {"path": str(path), "setup": asdict(setup), "steps": options.steps, "seconds": seconds}
     answer = ask({**job, "before": settled(nvidia.used) if nvidia and machine.gpus else 0})
-    return Row(combination, formula, probed, answer, time.perf_counter() - began, tuple(d.name for d in machine.gpus))
+    gpus = tuple(device.name for device in machine.gpus)
+    return Row(combination, formula, probed, answer, time.perf_counter() - began, gpus, setup.flash)
 
 
 def settled(used: Callable[[], int], seconds: float = 5) -> int:
@@ -339,9 +340,7 @@ def summary(rows: Sequence[Row]) -> bool:
                 fine = fine and place != "GPU"
             if not ratios:
                 continue
-            whole = [
-                row.ratio(place, by_formula) or 0 for row in good if row.combination.flash or row.answer["filled"] == 1
-            ]
+            whole = [row.ratio(place, by_formula) or 0 for row in good if row.flash or row.answer["filled"] == 1]
             enough, near = ratios[0] >= 1, max(whole, default=0) <= WITHIN
             how = "by formula alone" if by_formula else "with the probe's buffers"
             words = ("yes" if enough else "NO", "yes" if near else "NO" if judged else "no")

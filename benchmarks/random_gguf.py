@@ -25,9 +25,10 @@ _TILE = 4096  # blocks, which repeat
 _VALUES = 256  # of a block
 
 
-def write(shape: str, path: Path) -> None:
-    """Write the model of a shape."""
-    width, inner, layers, heads, kv_heads, vocabulary, context = SHAPES[shape]
+def write(shape: str, path: Path, layers: int | None = None) -> None:
+    """Write the model of a shape, or its first layers alone."""
+    width, inner, all_layers, heads, kv_heads, vocabulary, context = SHAPES[shape]
+    layers = layers or all_layers
     kv = width // heads * kv_heads
     matrices = {"token_embd.weight": (vocabulary, width, Type.Q4_K)}
     for layer in range(layers):

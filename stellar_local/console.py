@@ -160,8 +160,8 @@ def progress(label: str, total: float, unit: str = "") -> Iterator[Progress]:
 def table(
     headers: Sequence[str], rows: Sequence[Sequence[str]], file: IO[str] | None = None, lines: bool = True
 ) -> None:
-    """Print a table with wrapped cells, sized to the terminal (100 columns where there is none); without `lines` a
-    narrow one of short cells.
+    """Print a table with wrapped cells, sized to the terminal (100 columns where there is none); without `lines` one of
+    short cells, and where a terminal is too narrow for them, each row as `head value, head value` below its first cell.
     """
     from rich.box import ROUNDED, SIMPLE_HEAD
     from rich.console import Console
@@ -169,13 +169,37 @@ def table(
     from rich.text import Text
 
     stream = file or sys.stderr
-    grid = Table(box=ROUNDED if lines else SIMPLE_HEAD, show_lines=lines, pad_edge=lines, collapse_padding=not lines)
-    for header in headers:
-        grid.add_column(Text(header), overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text(printable(cell)) for cell in row))
-    columns = None if stream.isatty() else 100
-    Console(file=stream, width=columns, highlight=False).print(grid)
+    screen = Console(file=stream, width=None if stream.isatty() else 100, highlight=False)
+    shown = [[printable(cell) for cell in row] for row in rows]
+    widths: Sequence[int | None] = [None] * len(headers)
+    if lines:
+        grid = Table(box=ROUNDED, show_lines=True)
+    else:
+        columns = [[header, *(row[number] for row in shown)] for number, header in enumerate(headers)]
+        words = [max(cells(word) for text in column for word in text.split()) for column in columns]
+        room = screen.width + 1  # no gap follows the last column
+        gap = min(2, (room - sum(words)) // len(words))
+        if gap < 1:
+            for first, *rest in shown:
+                pairs = [f"{head} {cell}" for head, cell in zip(headers[1:], rest, strict=True)]
+                print(first, *folded("; ".join(pairs), screen.width - 2), sep="\n  ", file=stream)
+            return
+        grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap - 1, 0, 0))
+        widths = _widened(words, columns, room - gap * len(words))
+    for header, width in zip(headers, widths, strict=True):
+        grid.add_column(Text(header), overflow="fold", width=width)
+    for row in shown:
+        grid.add_row(*map(Text, row))
+    screen.print(grid)
+
+
+def _widened(words: Sequence[int], columns: Sequence[Sequence[str]], room: int) -> list[int]:
+    """The widths of columns that hold their longest words, and more of their cells whole while there is room."""
+    widths = list(words)
+    for number in reversed(range(len(widths))):
+        wanted = max(map(cells, columns[number]))
+        widths[number] += max(0, min(wanted - words[number], room - sum(widths)))
+    return widths
 
 
 def amount(size: float) -> str:

@@ -68,7 +68,7 @@ def wish_of(
     options: RuntimeOptions, parallel: int | None = 1, deterministic: bool = False, per_request: int | None = None
 ) -> Wish:
     """What options fix of a plan. Raises UsageError for what cannot go together, ModelError for a missing adapter."""
-    from .native.context import check_attention
+    from .native.attention import check_attention
     from .plan.choose import Wish
     from .runtime import DEFAULT_KV, check_batch, parse_adapter
 
@@ -87,7 +87,7 @@ def wish_of(
         per_request=per_request,
         separate=deterministic,
         n_batch=options.batch_size,
-        flash=options.flash_attn != "off",
+        flash_attn=options.flash_attn,
         split=options.tensor_split,
         lora=sum(path.stat().st_size for path in adapters),
     )
@@ -145,7 +145,9 @@ class Setup:
             console.say(reason)
 
         def make(plan: Plan) -> Runtime:
-            setup = plan.setup
+            setup, attention = plan.setup, options.flash_attn
+            if attention == "auto":
+                attention = setup.flash_attn(plan.model.weights.heads)
             return Runtime(
                 plan.model.path,
                 replace(
@@ -153,6 +155,7 @@ class Setup:
                     ctx=None if per_request else setup.n_ctx,
                     kv=setup.kv,
                     gpu_layers=None if plan.whole else setup.gpu_layers,
+                    flash_attn=attention,
                     tensor_split=setup.split,
                 ),
                 parallel=plan.parallel,

@@ -26,7 +26,8 @@ def model(spm_model: Path) -> Iterator[Model]:
 
 @pytest.fixture
 def engine(model: Model) -> Iterator[Engine]:
-    with Engine(Context(model, 256, n_batch=32)) as engine:
+    # With the attention that several sequences have, whose answers are compared with this one's.
+    with Engine(Context(model, 256, n_batch=32, flash_attn="on")) as engine:
         yield engine
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
+from stellar_local.native.context import Chunk, Context
 from stellar_local.native.header import read_header
 from stellar_local.native.model import Model
 from stellar_local.plan.estimate import Need, Parts, Setup
@@ -74,6 +75,92 @@ def test_the_resume_benchmark_restores_what_it_saved(spm_model: Path) -> None:
     assert int(saved[2]) >= 150 and int(saved[2]) - 1 <= int(restored[1]) <= int(saved[2])
     assert int(saved[3].replace(",", "")) > 256 * int(saved[2])  # 2 layers, keys and values, 32 wide, in two bytes
     assert re.search(r"the model is loaded +[\d.]+ s +[\d.]+ s", done.stdout)
+
+
+def test_the_benchmark_of_defaults_marks_ours_and_the_best(spm_model: Path) -> None:
+    command = [sys.executable, FOLDER / "defaults.py", "--rounds", "1", "--prompt", "16", "--tokens", "4"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    chosen = ["--axis", "kv", "--axis", "mmap", "--axis", "parallel"]
+    done = subprocess.run([*command, "--shape", "tiny", *chosen], capture_output=True, text=True, timeout=240, env=env)
+    assert done.returncode == 0, done.stderr
+    tables = done.stdout.split("\n\n")[1:]
+    for table, rows, default in zip(
+        tables,
+        (["f16", "q8_0", "q4_0"], ["auto", "off"], ["1", "4", "16", "32", "64"]),
+        ("f16", "auto", "16"),
+        strict=True,
+    ):
+        lines = table.splitlines()
+        assert [line.split()[0] for line in lines[2:-1]] == rows
+        assert [line.split()[0] for line in lines if line.endswith("← default")] == [default]
+        columns = lines[1].count("  ratio")
+        assert table.count("1.00*") >= columns >= 2
+        assert re.match(rf"the default \({default}\) (is within 3% of|reaches [\d.]+ of) the best", lines[-1])
+    # A model whose heads are too narrow for a quantized cache: the reason stands in the table.
+    done = subprocess.run(
+        [*command, "--model", spm_model, "--axis", "kv", "--best"], capture_output=True, text=True, timeout=240, env=env
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^q8_0 +— +— .*cannot create a context", done.stdout, re.MULTILINE)
+    assert "the default (f16) is within 3% of the best" in done.stdout
+    done = subprocess.run([*command, "--axis", "colour"], capture_output=True, text=True, timeout=60, env=env)
+    assert done.returncode and "no such choice on this machine: colour; there are threads," in done.stderr
+
+
+def test_the_benchmark_of_flash_attention_compares_after_each_depth() -> None:
+    command = [sys.executable, FOLDER / "flash_attention.py", "--shape", "tiny", "--layers", "1", "--depths", "8,300"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for more in ([], ["--sequences", "3"]):
+        done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=120, env=env)
+        assert done.returncode == 0, done.stderr
+        assert "random-tiny-1-layers.gguf" in done.stdout
+        rows = [line.split() for line in done.stdout.splitlines()[3:]]
+        assert [row[0] for row in rows] == ["8", "300"]
+        assert all(float(value) > 0 for row in rows for value in row[1:]) and len(rows[0]) == 6
+
+
+def test_what_the_benchmark_of_defaults_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import defaults
+
+    axis = defaults.Axis("x", "a choice", {}, "b", ["prompt", "load"])
+    found = {
+        "a": {"prompt": [100.0, 120.0, 110.0], "load": [2.0, 1.0, 1.5]},
+        "b": {"prompt": [99.0, 111.0, 100.0], "load": [1.5, 1.5, 1.5]},
+        "c": {"it failed": []},
+    }
+    defaults.report(axis, found, best=False)
+    out = capsys.readouterr().out
+    assert re.search(r"^a +110\.0  1\.00\* +1\.500  1\.00\*$", out, re.MULTILINE)
+    assert re.search(r"^b +100\.0  0\.91 +1\.500  1\.00\* +← default$", out, re.MULTILINE)
+    assert re.search(r"^c +— +— +it failed$", out, re.MULTILINE)
+    assert "the default (b) reaches 0.91 of the best prompt (a); its rounds differ by 12%" in out
+    defaults.report(axis, found, best=True)
+    out = capsys.readouterr().out
+    assert re.search(r"^a +120\.0  1\.00\* +1\.000  1\.00\*$", out, re.MULTILINE)
+    assert "reaches 0.93 of the best prompt (a), 0.67 of the best loading (a)" in out
+
+
+def test_the_benchmark_s_models_are_small_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read by gguf's own reader, and run: no weight is so large that a model would overflow."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import gguf
+    import numpy as np
+    import random_gguf
+
+    path = tmp_path / "tiny.gguf"
+    random_gguf.write("tiny", path)
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    assert len(tensors) == 3 + 2 * 9
+    for name, tensor in tensors.items():
+        if "norm" not in name:
+            weights = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            assert 0.001 < weights.std() < 0.05 and abs(weights).max() < 0.1, name
+    with Model(path) as model, Context(model, 256) as context:
+        context.decode([Chunk(0, 0, [1, 300, 301], 1)])
+        assert np.isfinite(context.logits).all() and context.logits.std() > 0
 
 
 def test_the_training_benchmark_measures_whole_runs(
@@ -346,7 +433,7 @@ def test_enough_combinations_for_the_claim(scripts: None) -> None:
     assert {one.ctx for one in combinations} == {2048, 4096, 8192}
     assert {one.parallel for one in combinations} == {1, 16}
     assert {one.layers for one in combinations} == {"all", "half", "few"}
-    assert sum(one.separate for one in combinations) == sum(not one.flash for one in combinations) == 1
+    assert sum(one.separate for one in combinations) == sum(one.flash == "off" for one in combinations) == 1
     weights = Weights.of(shape_header("7b", "Q4_K_M"))
     kept = plan_accuracy.Combination("7b Q4_K_M", 8192, "q8_0", 16).setup(weights, on_gpu=True)
     assert (kept.sequences, kept.unified, kept.gpu_layers) == (24, True, 33)

@@ -75,6 +75,27 @@ def test_table_neutralises_cells() -> None:
     assert "[bold]不是标记[/bold]" in out.getvalue()
 
 
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("columns", [14, 28, 29, 30, 40, 200])
+def test_a_narrow_table_breaks_no_word(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between cells there are two blanks, or one; where there is no room for that, each row becomes a list."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    out, rows = Screen(), [["Q5_K_M", "4,096", "10.87", "hardly any"], ["F16", "8,192", "3.10", "没有"]]
+    console.table(["level", "context", "GPU, GiB", "质量损失"], rows, out, lines=False)
+    shown = out.getvalue().splitlines()
+    assert all(wcswidth(line) <= columns for line in shown)
+    words = " ".join(shown).replace(";", "").split()
+    for word in [word for row in rows for cell in row for word in cell.split()]:
+        assert word in words
+    assert ("─" * 5 in out.getvalue()) == (columns > 28)
+    assert columns < 29 or ("hardly any" in out.getvalue()) == (columns >= 40)
+
+
 @pytest.mark.parametrize("columns", range(12))
 def test_a_line_is_cut_between_characters(columns: int) -> None:
     for text in ("abcdefgh", "星语者 ab", "a星语者b", "🌟e\u0301", ""):

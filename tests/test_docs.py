@@ -18,8 +18,11 @@ from doctor_cases import NVIDIA, around, loaded
 from tiny import write_adapter
 
 from stellar_local.cli import _MOUNTED
+from stellar_local.config import RuntimeOptions
 from stellar_local.doctor.examination import Examination, Order
 from stellar_local.doctor.graphics import check_gpu
+from stellar_local.plan.choose import PARALLEL
+from stellar_local.spec import specs
 from stellar_local.texts import LANGUAGES, Texts
 from train.budget import budget
 from train.fit import Choice, Wish, choose, describe
@@ -31,6 +34,7 @@ BATCH = ["docs/batch.md", "docs/batch.zh.md"]
 CHAT = ["docs/chat.md", "docs/chat.zh.md"]
 TRAIN = ["docs/train.md", "docs/train.zh.md"]
 PLAN = ["docs/plan.md", "docs/plan.zh.md"]
+HARDWARE = ["docs/hardware.md", "docs/hardware.zh.md"]
 PYTHON = ["docs/python.md", "docs/python.zh.md"]
 DOCTOR = ["docs/doctor.md", "docs/doctor.zh.md"]
 
@@ -66,8 +70,8 @@ def test_every_command_has_help_with_an_example(name: str, stellar: Stellar) -> 
 
 @pytest.mark.parametrize(
     "pages",
-    [READMES, GUIDES, BATCH, CHAT, PLAN, TRAIN, DOCTOR],
-    ids=["readme", "guide", "batch", "chat", "plan", "train", "doctor"],
+    [READMES, GUIDES, BATCH, CHAT, PLAN, TRAIN, DOCTOR, HARDWARE],
+    ids=["readme", "guide", "batch", "chat", "plan", "train", "doctor", "hardware"],
 )
 def test_both_languages_show_the_same_commands(pages: list[str]) -> None:
     english, chinese = map(fenced, pages)
@@ -285,6 +289,28 @@ def test_the_doctor_guide_lists_each_check_and_shows_what_is_said(page: str, lan
         assert word in shown, word
 
 
+def test_hardware_guide_commands_work(tmp_path: Path, spm_folder: Path) -> None:
+    shutil.copytree(spm_folder, tmp_path / "demo" / "model")
+    run_all(fenced(HARDWARE[0]), tmp_path)
+
+
+@pytest.mark.parametrize("page", HARDWARE)
+def test_the_hardware_guide_s_defaults_are_the_options(page: str) -> None:
+    """Each option of its first table is one, and what it says between backquotes or as a number is the default."""
+    known = {f"--{name.replace('_', '-')}": item.default for name, (item, _) in specs(RuntimeOptions).items()}
+    rows = dict(re.findall(r"^\| `(--[\w-]+)`.*? \| (.*?) \|", (ROOT / page).read_text("utf-8"), re.MULTILINE))
+    assert rows.pop("--parallel") == str(PARALLEL)
+    assert set(rows) == set(known) - {"--ctx", "--template", "--lora", "--level"}
+    stated = {name: text.strip("`") for name, text in rows.items() if known[name] not in (None, ())}
+    assert stated == {name: str(known[name]) for name in stated} and len(stated) == 5
+
+
+def test_both_hardware_guides_have_the_same_figures() -> None:
+    tables = [re.findall(r"^\| .*\|$", (ROOT / page).read_text("utf-8"), re.MULTILINE) for page in HARDWARE]
+    figures = [[re.findall(r"\d[\d,.]*", row) for row in table if not row.startswith("| `")] for table in tables]
+    assert figures[0] == figures[1] and sum(map(len, figures[0])) > 60
+
+
 def test_the_pictures_are_made_by_their_script(tmp_path: Path, spm_folder: Path) -> None:
     """A real chat in tmux, drawn; the READMEs show what it writes."""
     if shutil.which("tmux") is None:
@@ -377,6 +403,7 @@ def test_python_examples_work(tmp_path: Path, spm_model: Path) -> None:
         *BATCH,
         *CHAT,
         *TRAIN,
+        *HARDWARE,
         *PYTHON,
         *DOCTOR,
         "CONTRIBUTING.md",

@@ -106,7 +106,6 @@ def test_requests_share_the_context_or_have_one_each(spm_model: Path) -> None:
 
 LOGGED: list[tuple[dict[str, Any], str]] = [
     ({"batch_size": 16}, "n_ubatch              = 16\n"),
-    ({"flash_attn": "off"}, "flash_attn            = disabled\n"),
     ({"flash_attn": "on"}, "flash_attn            = enabled\n"),
     ({"mmap": "off"}, "(load_mode = none)"),
     ({"mmap": "on", "mlock": "on"}, "(load_mode = mmap+mlock)"),

@@ -81,8 +81,8 @@ class KVCache:
         """Take up what the file has of these tokens; returns how many of them are in memory then.
 
         Where there is no file, or none that can be read, 0. One that is damaged, that another model, adapter, scale,
-        type of cache or version has made, or that has more tokens than the context, is removed. Raises StellarError
-        only while a request runs, and if the engine is closed.
+        type of cache, attention or version has made, or that has more tokens than the context, is removed. Raises
+        StellarError only while a request runs, and if the engine is closed.
         """
         try:
             if not self._path.is_file():

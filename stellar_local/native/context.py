@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
-import os
-import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from types import TracebackType
@@ -20,29 +18,13 @@ import numpy.typing as npt
 
 from ..errors import ModelError, ShortMemoryError, StellarError, UsageError
 from .adapter import Adapter
+from .attention import check_attention, faster_without_flash, rotates
 from .cores import default_threads
 from .library import api, complaints, deferred_interrupt, speaks_of_memory
 from .model import Model
 
 _FLASH = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
 KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml_type numbers of the cache types we offer
-
-
-def _rotates(model: Model) -> bool:
-    """Whether llama.cpp rotates the quantized keys of this model, for precision (llama-kv-cache.cpp, attn_rot_k)."""
-    disabled = re.match(r"\s*[+-]?0*[1-9]", os.environ.get("LLAMA_ATTN_ROT_DISABLE", ""))  # as C's atoi has it
-    heads = api().llama_model_n_head(model.handle)
-    size = model.header.value("attention.key_length") or api().llama_model_n_embd(model.handle) // max(heads, 1)
-    return not disabled and isinstance(size, int) and size % 64 == 0
-
-
-def check_attention(kv_type: str, flash_attn: str) -> None:
-    """Raise UsageError for a quantized KV cache without flash attention, which llama.cpp refuses."""
-    if flash_attn == "off" and kv_type != "f16":
-        raise UsageError(
-            f"--kv {kv_type} needs flash attention, which --flash-attn off forbids",
-            "give --flash-attn auto, or --kv f16",
-        )
 
 
 class Decoded(Enum):
@@ -69,8 +51,8 @@ class Context:
     `n_ctx` by `sequences`, which is faster to attend to, as no one looks at the others' cells. `capacity` is what one
     sequence can hold, `offloaded` whether a GPU computes, `rotated` whether keys are kept rotated. A batch holds up to
     `n_batch` tokens and asks for logits of up to `outputs` of them [default: one a sequence]; both cost compute memory.
-    With `flash_attn` "auto" flash attention is used where the devices have it; whatever is chosen but "off", values
-    lie in memory as it wants them (`flash`). Close it before its model. Raises ShortMemoryError if llama.cpp cannot
+    With `flash_attn` "auto" flash attention is used where it is faster and the devices have it; `flash` tells whether
+    values lie in memory as it wants them. Close it before its model. Raises ShortMemoryError if llama.cpp cannot
     allocate it, UsageError for impossible sizes and for a quantized cache without flash attention.
     """
 
@@ -95,11 +77,16 @@ class Context:
             raise UsageError("a batch must hold at least one token")
         check_attention(kv_type, flash_attn)
         self.model, self.sequences, self.unified = model, sequences, unified or sequences == 1
-        self.kv_type, self.rotated = kv_type, kv_type != "f16" and _rotates(model)
+        self.kv_type, self.rotated = kv_type, kv_type != "f16" and rotates(model)
+        self.offloaded = model.gpu_layers > 0 and bool(self._api.llama_supports_gpu_offload())
+        n_batch = min(n_batch, n_ctx)
+        heads = int(self._api.llama_model_n_head(model.handle))
+        if flash_attn == "auto" and faster_without_flash(heads, self.offloaded, n_ctx, sequences, n_batch, kv_type):
+            flash_attn = "off"
         self.flash = flash_attn != "off" and model.header.architecture != "grok"  # for which llama.cpp turns it off
         params = self._api.llama_context_default_params()
         params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx, sequences, self.unified
-        params.n_batch = params.n_ubatch = min(n_batch, n_ctx)
+        params.n_batch = params.n_ubatch = n_batch
         params.n_outputs_max = self.outputs = max(outputs, sequences)
         params.flash_attn_type = _FLASH[flash_attn]
         params.type_k = params.type_v = KV_TYPES[kv_type]
@@ -129,11 +116,11 @@ class Context:
                 "give a smaller --ctx, or --kv q8_0",
             )
         self.n_ctx: int = self._api.llama_n_ctx(self.handle)
-        self.offloaded = model.gpu_layers > 0 and bool(self._api.llama_supports_gpu_offload())
         self.capacity: int = self._api.llama_n_ctx_seq(self.handle)
         self.n_batch: int = self._api.llama_n_batch(self.handle)
         self._memory: Any = self._api.llama_get_memory(self.handle)
         self._lengths = [0] * sequences
+        self.spoilt = False  # whether memory may hold what is no number, and whose cells flash attention does not skip
         self.settled = True  # whether `shift` and `copy` have left nothing to do for the next decode
         self._wanted = 0
         self._batch = self._new_batch()
@@ -173,6 +160,8 @@ class Context:
             for chunk in chunks:
                 self._lengths[chunk.sequence] = chunk.position + len(chunk.tokens)
             self._wanted = sum(chunk.outputs for chunk in chunks)
+            if not self.flash and self._wanted:  # what is no number makes all of a token's logits none
+                self.spoilt = self.spoilt or bool(np.isnan(self.logits[:, 0]).any())
             return Decoded.DONE
         for chunk in chunks:
             self.recount(chunk.sequence)
@@ -247,10 +236,17 @@ class Context:
         return self._lengths[sequence]
 
     def truncate(self, sequence: int, length: int) -> None:
-        """Forget a sequence's tokens from position `length` on."""
+        """Forget a sequence's tokens from position `length` on.
+
+        Without flash attention what is no number spoils even answers that do not look at it, as 0 times NaN is NaN.
+        Once nothing is in memory any more, memory in which there was such a value is set to 0.
+        """
         if length < self._lengths[sequence]:
             self._api.llama_memory_seq_rm(self._memory, sequence, length, -1)
             self._lengths[sequence] = length
+        if self.spoilt and not any(self._lengths):
+            self._api.llama_memory_clear(self._memory, True)
+            self.spoilt = False
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Make `target` hold the first `length` tokens of `source`: in the same cells where the memory is unified.

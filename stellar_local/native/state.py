@@ -78,6 +78,7 @@ def load(context: Context, sequence: int, path: Path, capacity: int) -> list[int
     if len(tokens) > capacity:
         raise StateError(f"{path} holds {len(tokens)} tokens, more than {capacity}")
     complaints()
+    context.spoilt = not context.flash  # until it is seen to be gone again
     array, count = (ctypes.c_int32 * len(tokens))(), ctypes.c_size_t()
     done = api().llama_state_seq_load_file(
         context.handle, os.fsencode(path), sequence, array, len(tokens), ctypes.byref(count)

@@ -41,7 +41,7 @@ class Wish:
     per_request: int | None = None
     separate: bool = False
     n_batch: int = 512
-    flash: bool = True
+    flash_attn: str = "auto"
     split: tuple[float, ...] = ()
     lora: int = 0
 
@@ -209,7 +209,7 @@ class _Planner:
         any quality; then requests at once; then context; and q4_0's precision last.
         """
         wish, weights = self._wish, self._weights
-        free = wish.kv is None and wish.flash and weights.quantizable
+        free = wish.kv is None and wish.flash_attn != "off" and weights.quantizable
         kinds = [wish.kv or "f16", *(["q8_0"] if free else [])]
         most = self._most
         counts = [most]
@@ -257,10 +257,16 @@ class _Planner:
             sequences=wish.sequences(parallel),
             n_batch=min(wish.n_batch, n_ctx),
             unified=wish.per_request is None,
-            flash=wish.flash,
             split=wish.split,
-        )
-        found = planned(self._model, setup, parallel, self._machine, self._buffers(self._model, setup), wish.lora)
+        ).attending(wish.flash_attn, self._weights.heads)
+        found = self._planned(setup, parallel)
+        if (found.short or 0) > 0 and wish.flash_attn == "auto" and not setup.flash:  # only speed is lost by it
+            found = self._planned(replace(setup, flash=True), parallel)
+        return found
+
+    def _planned(self, setup: Setup, parallel: int) -> Plan:
+        buffers = self._buffers(self._model, setup)
+        found = planned(self._model, setup, parallel, self._machine, buffers, self._wish.lora)
         return replace(found, ideal=self._context(self._most))
 
 

@@ -8,10 +8,11 @@ numbers only: no files, no devices.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ..native.attention import faster_without_flash
 from .hardware import Machine
 from .weights import Weights, stream_cells
 
@@ -52,6 +53,17 @@ class Setup:
     def streams(self) -> int:
         """In how many parts the KV memory is kept."""
         return 1 if self.unified else self.sequences
+
+    def attending(self, wish: str, heads: int) -> Setup:
+        """The same with flash attention as a wish (auto, on, off) has it, for a model of so many heads."""
+        return replace(self, flash=wish == "on" or (wish == "auto" and not self._faster_without(heads)))
+
+    def flash_attn(self, heads: int) -> str:
+        """The choice (auto, on, off) that makes a context attend so."""
+        return "off" if not self.flash else "on" if self._faster_without(heads) else "auto"
+
+    def _faster_without(self, heads: int) -> bool:
+        return faster_without_flash(heads, self.gpu_layers > 0, self.n_ctx, self.sequences, self.n_batch, self.kv)
 
 
 @dataclass(frozen=True)

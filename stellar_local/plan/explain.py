@@ -61,6 +61,8 @@ def given_up(before: Plan, after: Plan, texts: Texts) -> str:
         found.append(texts("plan.less_level", old=before.model.level, new=after.model.level))
     if after.parallel < before.parallel:
         found.append(texts("plan.less_parallel", old=before.parallel, new=after.parallel))
+    if new.flash and not old.flash and new.kv == old.kv:  # a quantized KV implies it
+        found.append(texts("plan.less_flash"))
     if new.kv != old.kv:
         found.append(texts("plan.less_kv", old=old.kv, new=new.kv))
     if new.gpu_layers < old.gpu_layers and not new.gpu_layers and before.model is after.model:

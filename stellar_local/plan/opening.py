@@ -158,14 +158,17 @@ def _shrunk(plan: Plan, wish: Wish) -> Iterator[Plan]:
     def now(**changes: object) -> Plan:
         nonlocal setup
         setup = replace(setup, **changes)  # type: ignore[arg-type]
+        setup = setup.attending("off" if wish.flash_attn == "off" else "on", weights.heads)
         machine = this_machine(on_gpu=wish.gpu_layers != 0)
         return planned(plan.model, setup, parallel, machine, lora=wish.lora)
 
+    if wish.flash_attn == "auto" and not setup.flash:  # whose scores take memory; only speed is lost
+        yield now()
     while wish.parallel is None and parallel > 1:
         parallel //= 2
         size = wish.per_request * parallel if wish.per_request else wish.ctx or default_context(weights, parallel)
         yield now(n_ctx=min(size, setup.n_ctx), sequences=wish.sequences(parallel))
-    if wish.kv is None and setup.kv == "f16" and wish.flash and weights.quantizable:
+    if wish.kv is None and setup.kv == "f16" and wish.flash_attn != "off" and weights.quantizable:
         yield now(kv="q8_0")
     if wish.gpu_layers is None:
         for share in range(7, -1, -1):  # eighths of the layers that were to be there

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..child import own_environment, own_python
 from ..errors import StellarError
 from .estimate import Buffers, Setup
+from .weights import Weights
 
 if TYPE_CHECKING:
     from ..native.context import Context
@@ -93,7 +94,7 @@ def context_of(model: Model, setup: Setup) -> Context:
         setup.n_batch,
         kv_type=setup.kv,
         unified=setup.unified,
-        flash_attn="auto" if setup.flash else "off",
+        flash_attn=setup.flash_attn(Weights.of(model.header).heads),
     )
 
 

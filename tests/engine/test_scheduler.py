@@ -301,9 +301,9 @@ def test_deterministic_answers_depend_on_nothing_but_the_request(model: Model) -
     prompts = [(*prefix, 5 + number, 6) for number in range(6)]
     fresh = []
     for prompt in prompts:
-        with Engine(Context(model, 512), deterministic=True) as engine:
+        with Engine(Context(model, 512, flash_attn="on"), deterministic=True) as engine:
             fresh.append(exact(engine, prompt))
-    with Engine(Context(model, 512, sequences=4), deterministic=True) as engine:
+    with Engine(Context(model, 512, sequences=4, flash_attn="on"), deterministic=True) as engine:
         assert engine.submit(Request((1, 9, 8, 7), GREEDY)).answer.tokens
         shared = [exact(engine, prompt) for prompt in prompts]
         assert [one[:2] for one in shared] == [one[:2] for one in fresh]

@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from state_cases import KV_TYPES
 
 from stellar_local.errors import StellarError, UsageError
+from stellar_local.native.adapter import Adapter
 from stellar_local.native.context import Chunk, Context, Decoded
 from stellar_local.native.cores import physical_cores
 from stellar_local.native.library import api
@@ -185,12 +187,66 @@ def test_flash_attention_reaches_llama_cpp_and_changes_no_answer(
         np.testing.assert_allclose(context.logits[0], expected, atol=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("options", "flash"),
+    [
+        ({}, False),
+        ({"sequences": 2}, True),
+        ({"sequences": 2, "unified": False}, True),
+        ({"flash_attn": "on"}, True),
+        ({"n_ctx": 1 << 17}, True),  # 4 heads, 512 tokens, 131,072 cells: 1 GiB of scores
+        ({"n_ctx": 1 << 17, "n_batch": 256}, False),
+    ],
+)
+def test_one_sequence_on_the_processor_goes_without_flash_attention(
+    options: dict[str, Any],
+    flash: bool,
+    model: Model,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where all its scores fit into half a GiB. What was chosen, llama.cpp's log says."""
+    monkeypatch.setattr("stellar_local.native.library._verbose", True)
+    with Context(model, **{"n_ctx": 512, **options}) as context:
+        log = capsys.readouterr().err
+        assert (context.flash, "flash_attn            = disabled\n" in log) == (flash, not flash)
+
+
+@pytest.mark.parametrize("flash_attn", ["on", "off"])
+def test_what_is_no_number_does_not_outlive_its_text(flash_attn: str, wide_model: Path, wide_lora: Path) -> None:
+    """An adapter at a scale at which numbers overflow; without flash attention a cell that nobody sees counts too."""
+    with Model(wide_model) as model, Context(model, 256, flash_attn=flash_attn) as context:
+        adapter = Adapter(model, wide_lora)
+        context.decode([prompt()])
+        expected = context.logits[0].copy()
+        context.truncate(0, 0)
+        context.set_adapters({adapter: 1e30})
+        context.decode([Chunk(0, 0, TOKENS * 3, 1)])
+        assert np.isnan(context.logits).all()
+        context.set_adapters({})
+        context.truncate(0, 0)
+        context.decode([prompt()])
+        np.testing.assert_array_equal(context.logits[0], expected)
+
+
+def test_a_gpu_and_a_quantized_cache_keep_flash_attention(wide_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Model(wide_model) as model:
+        for kv in ("q8_0", "q4_0"):
+            with Context(model, 256, kv_type=kv) as context:
+                assert context.flash
+        for layers, flash in ((1, True), (0, False)):  # a GPU, simulated
+            monkeypatch.setattr(api(), "llama_supports_gpu_offload", lambda: True)
+            model.gpu_layers = layers
+            with Context(model, 256) as context:
+                assert (context.offloaded, context.flash) == (bool(layers), flash)
+
+
 @pytest.mark.parametrize(("asked", "made"), [(1, 1), (7, 7), (64, 64), (512, 256), (1 << 16, 256)])
 def test_the_batch_size_reaches_llama_cpp_and_changes_no_answer(
     asked: int, made: int, model: Model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As large as the context at most. Several sequences may ask for a batch that is smaller than their number."""
-    with Context(model, 256) as context:
+    with Context(model, 256, flash_attn="on") as context:
         context.decode([prompt()])
         expected = context.logits[0].copy()
     monkeypatch.setattr("stellar_local.native.library._verbose", True)
@@ -219,6 +275,7 @@ def test_shifted_logits_are_those_of_doing_it_by_hand(kv: str, wide_model: Path)
         params = llama.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max, params.kv_unified = 256, 256, 256, 1, True
         params.type_k = params.type_v = {"f16": 1, "q8_0": 8, "q4_0": 2}[kv]
+        params.flash_attn_type = 1
         params.n_threads = params.n_threads_batch = physical_cores()
         handle = llama.llama_init_from_model(model.handle, params)
         memory = llama.llama_get_memory(handle)
@@ -234,7 +291,7 @@ def test_shifted_logits_are_those_of_doing_it_by_hand(kv: str, wide_model: Path)
         expected = by_hand([9, 8, 7])
         last = llama.llama_memory_seq_pos_max(memory, 0)
         llama.llama_free(handle)
-        with Context(model, 256, n_batch=256, kv_type=kv) as context:
+        with Context(model, 256, n_batch=256, kv_type=kv, flash_attn="on") as context:
             context.decode([Chunk(0, 0, TEXT)])
             assert context.settled
             context.shift(0, 10, 20)

@@ -41,14 +41,14 @@ def rows(context: Context, sequence: int = 0, count: int = 12) -> np.ndarray:
 @pytest.fixture(scope="module")
 def saved(wide_model: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("state") / "state"
-    with Model(wide_model) as model, Context(model, 256) as context:
+    with Model(wide_model) as model, Context(model, 256, flash_attn="on") as context:
         state.save(filled(context), 0, path, TEXT)
     return path.read_bytes()
 
 
 @pytest.fixture
 def wide(wide_model: Path) -> Iterator[Context]:
-    with Model(wide_model) as model, Context(model, 256) as context:
+    with Model(wide_model) as model, Context(model, 256, flash_attn="on") as context:
         yield context
 
 
@@ -202,7 +202,7 @@ def test_a_damaged_file_is_refused(
 def test_states_of_other_shapes_are_refused(saved: bytes, wide_model: Path, spm_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "state"
     path.write_bytes(saved)
-    with Model(spm_model) as other, Context(other, 256) as context:
+    with Model(spm_model) as other, Context(other, 256, flash_attn="on") as context:
         with pytest.raises(StellarError, match="llama.cpp cannot restore .* mismatched key row size"):
             state.load(context, 0, path, 256)
         assert context.length(0) == 0
@@ -265,7 +265,7 @@ from stellar_local.native.context import Chunk, Context
 from stellar_local.native.model import Model
 TEXT = [1, *(3 + at * 37 % 400 for at in range(60))]
 path = Path(sys.argv[2])
-context = Context(Model(Path(sys.argv[1])), 256)
+context = Context(Model(Path(sys.argv[1])), 256, flash_attn=sys.argv[3])
 
 def answer(tokens):
     context.truncate(0, 0)
@@ -274,10 +274,10 @@ def answer(tokens):
 """
 
 
-def in_a_process(program: str, model: Path, path: Path) -> str:
+def in_a_process(program: str, model: Path, path: Path, flash_attn: str = "on") -> str:
     """Run it apart: what aborts takes its process with it."""
     done = subprocess.run(
-        [sys.executable, "-c", BEGINNING + program, str(model), str(path)],
+        [sys.executable, "-c", BEGINNING + program, str(model), str(path), flash_attn],
         capture_output=True,
         text=True,
         timeout=120,
@@ -287,10 +287,12 @@ def in_a_process(program: str, model: Path, path: Path) -> str:
     return done.stdout
 
 
-def test_no_damage_ends_the_process_or_spoils_later_answers(wide_model: Path, saved: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flash_attn", ["on", "off"])
+def test_no_damage_ends_the_process_or_spoils_later_answers(flash_attn: str, wide_model: Path, tmp_path: Path) -> None:
     """Bytes changed anywhere, most of them in the structure; a changed tensor alone is for a checksum to notice."""
     path = tmp_path / "state"
-    path.write_bytes(saved)
+    with Model(wide_model) as model, Context(model, 256, flash_attn=flash_attn) as context:
+        state.save(filled(context), 0, path, TEXT)
     told = in_a_process(
         """
 draw, whole, refused = random.Random(1), path.read_bytes(), 0
@@ -314,6 +316,7 @@ print(refused)
 """,
         wide_model,
         path,
+        flash_attn,
     )
     assert 100 < int(told) < 400
 

@@ -138,9 +138,27 @@ def test_a_kv_type_that_the_heads_do_not_allow_is_not_proposed() -> None:
 
 
 def test_without_flash_attention_there_is_no_other_kv_type() -> None:
-    found = [rank([Q4], Wish(flash=False), Machine(size << 28)) for size in range(16, 32)]
+    found = [rank([Q4], Wish(flash_attn="off"), Machine(size << 28)) for size in range(16, 32)]
     assert {one.setup.kv for ranking in found for one in ranking.plans} == {"f16"}
-    assert ideal_of([Q4], PLENTY, flash=False).refused[0].need.host.compute > 320 << 20
+    assert ideal_of([Q4], PLENTY, flash_attn="off").refused[0].need.host.compute > 320 << 20
+
+
+def test_flash_attention_where_it_is_faster_or_memory_is_short() -> None:
+    """On the processor one answer at once goes without, unless its scores do not fit."""
+    assert not first(Q4, PLENTY).setup.flash
+    assert first(Q4, PLENTY, flash_attn="on").setup.flash
+    assert first(Q4, PLENTY, parallel=2).setup.flash
+    assert first(Q4, PLENTY, kv="q8_0").setup.flash
+    assert first(Q4, PLENTY, ctx=16384).setup.flash  # whose scores are too large
+    assert first(Q4, cards(1 << 40)).setup.flash
+    assert not first(Q4, cards(1 << 40), gpu_layers=0).setup.flash
+    needs = {flash: first(Q4, PLENTY, flash_attn=flash).need.host.total for flash in ("off", "on")}
+    assert needs["off"] > needs["on"] + (200 << 20)
+    spare = first(Q4, Machine(1 << 40)).short + (1 << 40) - needs["off"]
+    for size, flash in ((needs["off"] + spare, False), (needs["off"] + spare - 1, True), (needs["on"] + spare, True)):
+        found = rank([Q4], Wish(), Machine(size))
+        assert (found.plans[0].setup.flash, found.plans[0].setup.kv, found.refused) == (flash, "f16", ())
+    assert first(Q4, Machine(needs["on"] + spare - 1)).setup.kv == "q8_0"
 
 
 def test_requests_at_once() -> None:

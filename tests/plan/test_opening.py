@@ -97,7 +97,11 @@ def test_a_large_context_shrinks_before_the_level_does(spm_folder: Path, machine
     choice = choose(spm_folder, wish, machine=machine(PLENTY))
     large = replace(choice.plan, setup=replace(choice.plan.setup, n_ctx=4096))
     steps = list(lesser(replace(choice, plan=large), wish))
-    assert [plan.setup.n_ctx for plan in steps if plan.model is large.model] == [4096, 2048, 1024, 512]
+    own = [(plan.setup.n_ctx, plan.setup.kv, plan.setup.flash) for plan in steps if plan.model is large.model]
+    assert (large.setup.kv, large.setup.flash) == ("f16", False)
+    assert own[:2] == [(4096, "f16", True), (4096, "q8_0", True)]
+    assert own[2:] == [(size, "q8_0", True) for size in (2048, 1024, 512)]
+    assert given_up(large, steps[0], Texts("en")) == "flash attention, which is slower here"
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def wishes(draw: st.DrawFn) -> Wish:
         "kv": draw(st.none() | st.sampled_from(["f16", "q8_0", "q4_0"])),
         "gpu_layers": draw(st.none() | st.none() | st.integers(0, 50)),
         "parallel": draw(st.sampled_from([None, 1, 1, 4, 64])),
-        "flash": draw(st.sampled_from([True, True, False])),
+        "flash_attn": draw(st.sampled_from(["auto", "auto", "on", "off"])),
         "lora": draw(st.sampled_from([0, 0, 100 << 20])),
         "separate": draw(st.booleans()),
         "n_batch": draw(st.sampled_from([512, 512, 2048, 7])),
@@ -96,7 +96,8 @@ def fits(plan: Plan, machine: Machine) -> None:
 def as_asked(plan: Plan, wish: Wish, machine: Machine) -> None:
     setup, layers = plan.setup, plan.model.weights.layers
     assert setup.kv == (wish.kv or setup.kv)
-    assert wish.flash or wish.kv or setup.kv == "f16"
+    assert wish.flash_attn == "auto" or setup.flash == (wish.flash_attn == "on")
+    assert setup.flash or wish.kv or setup.kv == "f16"
     assert wish.kv or setup.kv == "f16" or plan.model.weights.quantizable
     assert plan.parallel == (wish.parallel or plan.parallel)
     assert 1 <= plan.parallel <= (wish.parallel or 16)

@@ -48,11 +48,15 @@ with Runtime(Path(path), RuntimeOptions(ctx=asked["n_ctx"], kv=asked["kv"]), par
 
 
 @pytest.mark.parametrize(
-    ("n_ctx", "kv", "parallel", "filled"), [(2048, "f16", 1, 2048), (4096, "q8_0", 16, 2048), (8192, "f16", 1, 512)]
+    ("n_ctx", "kv", "parallel", "filled", "flash"),
+    [(2048, "f16", 1, 2048, True), (2048, "f16", 1, 2048, False), (4096, "q8_0", 16, 2048, True)]
+    + [(8192, "f16", 1, 512, True)],
 )
-def test_a_process_takes_what_was_predicted(n_ctx: int, kv: str, parallel: int, filled: int, real_model: Path) -> None:
+def test_a_process_takes_what_was_predicted(
+    n_ctx: int, kv: str, parallel: int, filled: int, flash: bool, real_model: Path
+) -> None:
     """Never more, at its peak, and at least 95 % of it at the end: by the formula, and by llama.cpp's word."""
-    setup = Setup(n_ctx, kv, sequences=sequences_of(parallel, False))
+    setup = Setup(n_ctx, kv, sequences=sequences_of(parallel, False), flash=flash)
     argv = [sys.executable, "-c", CHILD, str(real_model), str(parallel), json.dumps(asdict(setup)), str(filled)]
     done = subprocess.run(argv, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
