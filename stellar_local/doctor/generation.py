@@ -71,12 +71,13 @@ def check_generation(
         told = told.and_then(said("doctor.generation_infinite"))
         fix = f"stellar chat {target} --gpu-layers 0" if library.facts.get("devices") else _ANEW
         return failure("generation", told, fix, **details)
-    late = told.and_then(said("doctor.generation_slow", seconds=f"{seconds:.0f}"))
-    if count < 2:
-        return failure("generation", late, f"stellar doctor {target} --timeout {int(seconds * 4)}", **details)
+    if count < 2:  # there is no speed to speak of
+        few = said("doctor.generation_none", seconds=f"{seconds:.0f}", read=facts["prompt_tokens"], tokens=count)
+        return failure("generation", few, f"stellar doctor {target} --timeout {int(seconds * 4)}", **details)
     if finding := _judged(told, details, layers, outcome, library, target):
         return finding
     if count < min(TOKENS, facts["context"] // 4):
+        late = told.and_then(said("doctor.generation_slow", seconds=f"{seconds:.0f}"))
         return warning("generation", late, f"stellar chat {target} {_LESS}", **details)
     return ok("generation", told, **details)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import re
 import shlex
 import shutil
@@ -84,16 +83,13 @@ def check_data(around: Surroundings, free: Callable[[Path], int] | None = None) 
     folder = sessions_folder()
     above = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     try:
-        if above == folder:
-            ensure_folder(folder)
-        elif not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-            raise StellarError(f"cannot write to {above}")
+        ensure_folder(above)  # os.access promises even root what it cannot do, in /proc as on a read-only disk
     except StellarError as error:
         quoted = shlex.quote(str(above))
         fix = f'sudo chown -R "$USER" {quoted} && chmod u+rwx {quoted}'
         if around.machine.system == "Windows":
             fix = "setx STELLAR_DATA %USERPROFILE%\\stellar"
-        elif not above.is_dir():
+        elif not above.is_dir() or (above != folder and Path.home() not in (above, *above.parents)):
             fix = 'export STELLAR_DATA="$HOME/stellar"'
         return failure("data", said("doctor.data_closed", folder=folder, words=error.message), fix)
     space = (free or _free)(above)

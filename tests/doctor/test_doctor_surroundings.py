@@ -94,12 +94,12 @@ def test_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_data_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STELLAR_DATA", str(tmp_path))
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    finding = check_data(around())
-    assert finding.state is State.FAILURE
-    assert finding.fix == f'sudo chown -R "$USER" {tmp_path} && chmod u+rwx {tmp_path}'
-    (tmp_path / "sessions").mkdir()
+    if os.path.isdir("/proc/self"):  # where nobody can, root included
+        monkeypatch.setenv("STELLAR_DATA", "/proc/stellar")
+        finding = check_data(around())
+        assert (finding.state, finding.fix) == (State.FAILURE, 'export STELLAR_DATA="$HOME/stellar"')
+        assert "cannot write to /proc" in text(finding)
+    monkeypatch.setenv("STELLAR_DATA", str(tmp_path / "data"))
 
     def refuse(path: Path) -> Path:
         from stellar_local.files import explain
@@ -107,9 +107,12 @@ def test_a_data_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytes
         raise explain(PermissionError(13, "Permission denied"), path, "write to")
 
     monkeypatch.setattr("stellar_local.doctor.surroundings.ensure_folder", refuse)
+    assert check_data(around()).fix == 'export STELLAR_DATA="$HOME/stellar"'
+    monkeypatch.setenv("HOME", str(tmp_path))
     finding = check_data(around())
     assert finding.state is State.FAILURE
     assert "permission denied" in text(finding)
+    assert finding.fix == f'sudo chown -R "$USER" {tmp_path} && chmod u+rwx {tmp_path}'
     assert check_data(around(machine=WINDOWS)).fix.startswith("setx STELLAR_DATA")
 
 
