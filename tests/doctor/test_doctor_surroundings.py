@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,7 +93,7 @@ def test_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_data_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if os.path.isdir("/proc/self"):  # where nobody can, root included
+    if Path("/proc/self").is_dir():  # where nobody can, root included
         monkeypatch.setenv("STELLAR_DATA", "/proc/stellar")
         finding = check_data(around())
         assert (finding.state, finding.fix) == (State.FAILURE, 'export STELLAR_DATA="$HOME/stellar"')
