@@ -29,13 +29,14 @@ import random_gguf
 from machine import describe
 from one_setting import Measured, Setting
 
-from stellar_local.batch.command import PARALLEL
 from stellar_local.config import RuntimeOptions
 from stellar_local.native.cores import default_threads, physical_cores
 from stellar_local.native.devices import gpus
 from stellar_local.native.header import read_header
 from stellar_local.native.library import api
 from stellar_local.native.model import ALL_LAYERS
+from stellar_local.plan.choose import PARALLEL
+from stellar_local.runtime import DEFAULT_KV
 
 CLOSE = 0.97  # a default that reaches this share of the best speed is as good
 SPEEDS = {"prompt": "prompt tok/s", "generation": "generation tok/s", "load": "loading s", "cold": "cold s"}
@@ -271,7 +272,7 @@ def compare(model: Path, args: argparse.Namespace) -> None:
         prompt_threads=threads,
         batch_size=options.batch_size,
         flash_attn=options.flash_attn,
-        kv=options.kv,
+        kv=options.kv or DEFAULT_KV,
         mmap=options.mmap,
         mlock=options.mlock,
         gpu_layers=0 if args.processor_time else ALL_LAYERS,
