@@ -33,12 +33,12 @@ from zero_gguf import write_zeros
 
 from stellar_local.native.devices import Device
 from stellar_local.native.header import read_header
-from stellar_local.plan.choose import sequences_of
 from stellar_local.plan.estimate import HOST, Buffers, Need, Parts, Setup, estimate
 from stellar_local.plan.hardware import Machine
 from stellar_local.plan.probe import probe
 from stellar_local.plan.weights import Weights
 from stellar_local.quickstart import bundled_model
+from stellar_local.runtime import sequences_of
 
 ROOT, CHILD = Path(__file__).resolve().parent.parent, Path(__file__).with_name("plan_measure.py")
 MIB = 1 << 20
