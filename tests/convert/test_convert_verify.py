@@ -53,7 +53,7 @@ def logits(path: Path, ids: list[int]) -> torch.Tensor:
     from llama_cpp import Llama
 
     model = Llama(
-        str(path), n_ctx=512, flash_attn=True, n_batch=32, n_ubatch=32, logits_all=True, verbose=False, n_gpu_layers=0
+        str(path), n_ctx=512, flash_attn=False, n_batch=32, n_ubatch=32, logits_all=True, verbose=False, n_gpu_layers=0
     )
     model.eval(ids)
     out = torch.from_numpy(np.array(model.scores[: len(ids)], np.float64))
