@@ -60,7 +60,7 @@ class RuntimeOptions:
     )
     flash_attn: str = option(
         "auto",
-        "Flash attention: auto, where it is faster; a quantized --kv needs it.",
+        "Flash attention: auto, as suits the device and its memory; a quantized --kv needs it.",
         str,
         choices=("auto", "on", "off"),
     )

@@ -168,6 +168,8 @@ def table(
     from rich.table import Table
     from rich.text import Text
 
+    if not headers:
+        return
     stream = file or sys.stderr
     screen = Console(file=stream, width=None if stream.isatty() else 100, highlight=False)
     shown = [[printable(cell) for cell in row] for row in rows]
@@ -176,13 +178,13 @@ def table(
         grid = Table(box=ROUNDED, show_lines=True)
     else:
         columns = [[header, *(row[number] for row in shown)] for number, header in enumerate(headers)]
-        words = [max(cells(word) for text in column for word in text.split()) for column in columns]
+        words = [max((cells(word) for text in column for word in text.split()), default=1) for column in columns]
         room = screen.width + 1  # no gap follows the last column
         gap = min(2, (room - sum(words)) // len(words))
         if gap < 1:
             for first, *rest in shown:
                 pairs = [f"{head} {cell}" for head, cell in zip(headers[1:], rest, strict=True)]
-                print(first, *folded("; ".join(pairs), screen.width - 2), sep="\n  ", file=stream)
+                print(first, *(folded("; ".join(pairs), screen.width - 2) if pairs else ()), sep="\n  ", file=stream)
             return
         grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap - 1, 0, 0))
         widths = _widened(words, columns, room - gap * len(words))

@@ -87,7 +87,8 @@ def wish_of(
         per_request=per_request,
         separate=deterministic,
         n_batch=options.batch_size,
-        flash_attn=options.flash_attn,
+        # An answer that depends on nothing but its line depends on no free memory.
+        flash_attn="on" if deterministic and options.flash_attn == "auto" else options.flash_attn,
         split=options.tensor_split,
         lora=sum(path.stat().st_size for path in adapters),
     )
@@ -145,9 +146,7 @@ class Setup:
             console.say(reason)
 
         def make(plan: Plan) -> Runtime:
-            setup, attention = plan.setup, options.flash_attn
-            if attention == "auto":
-                attention = setup.flash_attn(plan.model.weights.heads)
+            setup = plan.setup
             return Runtime(
                 plan.model.path,
                 replace(
@@ -155,7 +154,7 @@ class Setup:
                     ctx=None if per_request else setup.n_ctx,
                     kv=setup.kv,
                     gpu_layers=None if plan.whole else setup.gpu_layers,
-                    flash_attn=attention,
+                    flash_attn=setup.flash_attn if options.flash_attn == "auto" else options.flash_attn,
                     tensor_split=setup.split,
                 ),
                 parallel=plan.parallel,

@@ -240,6 +240,7 @@ def _value(plan: Plan) -> dict[str, Any]:
         "layers": plan.model.weights.layers,
         "ctx": setup.n_ctx,
         "kv": setup.kv,
+        "flash": setup.flash,
         "parallel": plan.parallel,
         "memory": {place: asdict(parts) | {"total": parts.total} for place, parts in plan.need.places.items()},
         "probed": plan.need.probed,

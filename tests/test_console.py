@@ -75,6 +75,18 @@ def test_table_neutralises_cells() -> None:
     assert "[bold]不是标记[/bold]" in out.getvalue()
 
 
+def test_tables_of_nothing() -> None:
+    for headers, rows, shown in (
+        ([], [], ""),
+        ([""], [[""]], None),
+        (["level"], [], "level"),
+        (["a", ""], [["b", ""]], "b"),
+    ):
+        out = io.StringIO()
+        console.table(headers, rows, out, lines=False)
+        assert shown is None or shown in out.getvalue()
+
+
 class Screen(io.StringIO):
     def isatty(self) -> bool:
         return True

@@ -139,7 +139,8 @@ def _plan(chat: Chat, rest: str) -> None:
     texts, note, runtime = chat.texts, chat.terminal.note, chat.runtime
     context, path, options = runtime.engine.context, runtime.model.path, runtime.options
     machine = this_machine(on_gpu=options.gpu_layers != 0)
-    wish = replace(wish_of(options), ctx=context.n_ctx, kv=context.kv_type)
+    asked = replace(options, flash_attn=chat.setup.runtime.flash_attn)  # not what became of it
+    wish = replace(wish_of(asked), ctx=context.n_ctx, kv=context.kv_type)
     models = candidates(path.parent if path.suffix == ".gguf" else path)
     own = next(one for one in models if one.path == path)
     taken = estimate(own.weights, running(context), machine, lora=wish.lora)

@@ -217,9 +217,9 @@ class Dialogue:
             return self.setup.open(model, options, texts=self.texts)
         except BaseException:
             try:
-                self.runtime = self.setup.open(
-                    old.model.path, replace(old.options, lora=lora, level=None), texts=self.texts
-                )
+                flash = self.setup.runtime.flash_attn  # as asked for: there may be less memory than before
+                again = replace(old.options, lora=lora, level=None, flash_attn=flash)
+                self.runtime = self.setup.open(old.model.path, again, texts=self.texts)
             except StellarError as error:
                 raise NoModel(error.message, error.hint) from error
             self.runtime.template = template

@@ -73,7 +73,8 @@ def check_generation(
         return failure("generation", told, fix, **details)
     if count < 2:  # there is no speed to speak of
         few = said("doctor.generation_none", seconds=f"{seconds:.0f}", read=facts["prompt_tokens"], tokens=count)
-        return failure("generation", few, f"stellar doctor {target} --timeout {int(seconds * 4)}", **details)
+        known = {name: value for name, value in details.items() if not name.endswith("per_second")}
+        return failure("generation", few, f"stellar doctor {target} --timeout {int(seconds * 4)}", **known)
     if finding := _judged(told, details, layers, outcome, library, target):
         return finding
     if count < min(TOKENS, facts["context"] // 4):

@@ -89,6 +89,8 @@ def check_data(around: Surroundings, free: Callable[[Path], int] | None = None) 
         fix = f'sudo chown -R "$USER" {quoted} && chmod u+rwx {quoted}'
         if around.machine.system == "Windows":
             fix = "setx STELLAR_DATA %USERPROFILE%\\stellar"
+        elif above == Path(above.anchor):
+            fix = 'export STELLAR_DATA="$PWD/stellar"'
         elif not above.is_dir() or (above != folder and Path.home() not in (above, *above.parents)):
             fix = 'export STELLAR_DATA="$HOME/stellar"'
         return failure("data", said("doctor.data_closed", folder=folder, words=error.message), fix)

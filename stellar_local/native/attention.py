@@ -25,8 +25,9 @@ def faster_without_flash(heads: int, offloaded: bool, n_ctx: int, sequences: int
     """Whether attention is faster on this device without llama.cpp's flash attention, which its "auto" always takes.
 
     On a processor one sequence generates up to three times as fast, the more so the longer it is, and reads prompts as
-    fast (docs/hardware.md). Several sequences that share their memory do not: flash attention passes over the others'
-    cells. Without it all scores of a batch lie in memory, 4 bytes for each of its tokens, cells and heads.
+    fast (docs/hardware.md). Several that share their memory gain less and read prompts more slowly, as flash attention
+    passes over the others' cells. Without it all scores of a batch lie in memory, 4 bytes for each of its tokens, cells
+    and heads, and half as much again while they are multiplied with the values.
     """
     scores = 4 * min(n_batch, n_ctx) * n_ctx * heads
     return not offloaded and sequences == 1 and kv_type == "f16" and scores <= _MOST_SCORES

@@ -293,8 +293,10 @@ class Context:
     def set_adapters(self, adapters: Mapping[Adapter, float]) -> None:
         """Run with these LoRA adapters at these scales from now on; what is in memory was computed with the old ones.
 
-        A change costs some milliseconds: llama.cpp plans its graphs anew.
+        A change costs some milliseconds: llama.cpp plans its graphs anew. Where an adapter makes numbers overflow, that
+        may show in no logits that anybody asked for.
         """
+        self.spoilt = not self.flash
         count = len(adapters)
         handles = (self._api.llama_adapter_lora_p_ctypes * count)(*(adapter.handle for adapter in adapters))
         scales = (ctypes.c_float * count)(*adapters.values())

@@ -177,8 +177,8 @@ class _Planner:
         """
         wishes = list(self._variants())
         ideal = self._plan(*wishes[0], self._all)
-        for number, variant in enumerate(wishes):
-            plan = ideal if number == 0 else self._plan(*variant, self._all)
+        for variant in wishes:
+            plan = self._least(*variant, self._all)
             if plan.fits:
                 if plan.setup.n_ctx == ideal.setup.n_ctx:
                     return [ideal, plan]
@@ -242,9 +242,9 @@ class _Planner:
             low, high = -1, self._weights.layers  # low fits, or none is known to; high does not
             while high - low > 1:
                 middle = (low + high) // 2
-                low, high = (middle, high) if self._plan(*variant, middle).fits else (low, middle)
+                low, high = (middle, high) if self._least(*variant, middle).fits else (low, middle)
             if low >= 0:
-                found.append(self._plan(*variant, low))
+                found.append(self._least(*variant, low))
         best = max(found, key=lambda plan: plan.setup.gpu_layers, default=None)  # the first of equals
         return [best] if best else []
 
@@ -259,15 +259,24 @@ class _Planner:
             unified=wish.per_request is None,
             split=wish.split,
         ).attending(wish.flash_attn, self._weights.heads)
-        found = self._planned(setup, parallel)
-        if (found.short or 0) > 0 and wish.flash_attn == "auto" and not setup.flash:  # only speed is lost by it
-            found = self._planned(replace(setup, flash=True), parallel)
-        return found
+        return self._planned(setup, parallel)
+
+    def _least(self, n_ctx: int, kv: str, parallel: int, gpu_layers: int) -> Plan:
+        """The same, and where that does not fit with flash attention, by which only speed is lost."""
+        found = self._plan(n_ctx, kv, parallel, gpu_layers)
+        if found.fits or found.short is None:
+            return found
+        return self._planned(found.setup.attending(lasting(self._wish), self._weights.heads), parallel)
 
     def _planned(self, setup: Setup, parallel: int) -> Plan:
         buffers = self._buffers(self._model, setup)
         found = planned(self._model, setup, parallel, self._machine, buffers, self._wish.lora)
         return replace(found, ideal=self._context(self._most))
+
+
+def lasting(wish: Wish) -> str:
+    """What is left of a wish for attention where memory is short."""
+    return "off" if wish.flash_attn == "off" else "on"
 
 
 def planned(

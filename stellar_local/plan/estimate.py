@@ -56,14 +56,13 @@ class Setup:
 
     def attending(self, wish: str, heads: int) -> Setup:
         """The same with flash attention as a wish (auto, on, off) has it, for a model of so many heads."""
-        return replace(self, flash=wish == "on" or (wish == "auto" and not self._faster_without(heads)))
+        without = faster_without_flash(heads, self.gpu_layers > 0, self.n_ctx, self.sequences, self.n_batch, self.kv)
+        return replace(self, flash=wish == "on" or (wish == "auto" and not without))
 
-    def flash_attn(self, heads: int) -> str:
-        """The choice (auto, on, off) that makes a context attend so."""
-        return "off" if not self.flash else "on" if self._faster_without(heads) else "auto"
-
-    def _faster_without(self, heads: int) -> bool:
-        return faster_without_flash(heads, self.gpu_layers > 0, self.n_ctx, self.sequences, self.n_batch, self.kv)
+    @property
+    def flash_attn(self) -> str:
+        """The choice (auto, on, off) that makes a context attend so; not every GPU has flash attention."""
+        return "off" if not self.flash else "auto" if self.gpu_layers else "on"
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from typing import TypeVar
 from ..console import amount
 from ..errors import ModelError, ShortMemoryError, StellarError
 from ..native.context import Context
-from .choose import Plan, Ranking, Wish, default_context, planned, rank
-from .estimate import MIB, Buffers, Need, Setup, work
+from .choose import Plan, Ranking, Wish, default_context, lasting, planned, rank
+from .estimate import MIB, Buffers, Need, Setup, scratch, work
 from .hardware import Machine, available_memory, this_machine
 from .models import Candidate, candidates, openable
 from .probe import probe
@@ -74,7 +74,9 @@ def choose(model: Path, wish: Wish, level: str | None = None, machine: Machine |
     elif not ranking.plans:
         # Weights in main memory are mapped, so that what does not fit there runs all the same; a GPU's must fit.
         rest = rank(models[-1:], wish, replace(machine, ram=None)).plans if machine.gpus else ()
-        plan, reason = _again(rest[0], wish, machine) if rest else ranking.refused[-1], Reason.NONE
+        plan, reason = _again(rest[0] if rest else ranking.refused[-1], wish, machine), Reason.NONE
+        short = plan.setup.attending(lasting(wish), plan.model.weights.heads)
+        plan = plan if rest else planned(plan.model, short, plan.parallel, machine, lora=wish.lora)
     else:
         plan = ranking.plans[0]
         better = [one for one in ranking.refused if models.index(one.model) <= models.index(plan.model)]
@@ -110,8 +112,9 @@ def probed(models: Sequence[Candidate], wish: Wish, machine: Machine, ranking: R
 
 
 def _likeness(model: Candidate, setup: Setup) -> tuple[Path, Setup]:
-    """Setups with other layers on the GPU have the same buffers, as long as some are left out, or none."""
-    return model.path, replace(setup, gpu_layers=int(setup.gpu_layers >= model.weights.layers))
+    """Setups with other layers on the GPU have the same buffers, as long as some are there and some left out."""
+    layers = model.weights.layers
+    return model.path, replace(setup, gpu_layers=layers if setup.gpu_layers >= layers else min(setup.gpu_layers, 1))
 
 
 def running(context: Context) -> Setup:
@@ -158,7 +161,7 @@ def _shrunk(plan: Plan, wish: Wish) -> Iterator[Plan]:
     def now(**changes: object) -> Plan:
         nonlocal setup
         setup = replace(setup, **changes)  # type: ignore[arg-type]
-        setup = setup.attending("off" if wish.flash_attn == "off" else "on", weights.heads)
+        setup = setup.attending(lasting(wish), weights.heads)
         machine = this_machine(on_gpu=wish.gpu_layers != 0)
         return planned(plan.model, setup, parallel, machine, lora=wish.lora)
 
@@ -232,7 +235,8 @@ def prove(context: Context) -> None:
     is free, as computing would take the time of a long prompt.
     """
     if not context.offloaded:
-        free, needed = available_memory(), work(Weights.of(context.model.header), running(context))
+        weights, setup = Weights.of(context.model.header), running(context)
+        free, needed = available_memory(), work(weights, setup) + scratch(weights, setup)
         if free is not None and free < needed:
             raise ShortMemoryError(
                 f"computing needs {needed / MIB:,.0f} MiB of memory, and {free / MIB:,.0f} MiB are free",

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from ..child import own_environment, own_python
 from ..errors import StellarError
 from .estimate import Buffers, Setup
-from .weights import Weights
 
 if TYPE_CHECKING:
     from ..native.context import Context
@@ -94,7 +93,7 @@ def context_of(model: Model, setup: Setup) -> Context:
         setup.n_batch,
         kv_type=setup.kv,
         unified=setup.unified,
-        flash_attn=setup.flash_attn(Weights.of(model.header).heads),
+        flash_attn=setup.flash_attn,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from chat_cases import Talk, opened
 from plan_cases import GIB, MIB, cards
 
 from stellar_local.chat import about_commands
+from stellar_local.plan.estimate import estimate
 from stellar_local.plan.hardware import Machine
+from stellar_local.plan.opening import running
+from stellar_local.plan.weights import Weights
 from stellar_local.texts import Texts
 
 
@@ -41,10 +45,21 @@ def test_what_it_takes(spm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with opened(spm_folder / "tiny-F32.gguf", None) as talk:
         monkeypatch.setattr(about_commands, "this_machine", lambda on_gpu: Machine(3 * GIB))
         first, second, *_ = talk.say("/plan")
-        assert first.endswith("(512 tokens, f16), computing 2 MiB")
+        assert first.endswith("(512 tokens, f16), computing 8 MiB")
         assert second == "free memory now: 3.0 GiB"
         talk.chat.texts = Texts("zh")
         assert talk.say("/plan")[1] == "现在的可用内存：3.0 GiB"
+
+
+def test_attention_that_was_not_asked_for_is_not_held_to(spm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model in hand has memory for all scores; what /model would open in its place need not."""
+    with opened(spm_folder / "tiny-F32.gguf", None) as talk:
+        runtime = talk.chat.runtime
+        assert runtime.options.flash_attn == "off"
+        weights = Weights.of(runtime.model.header)
+        with_it = estimate(weights, replace(running(runtime.engine.context), flash=True), Machine(None))
+        rows = lines(talk, Machine(with_it.host.total + 128 * MIB), monkeypatch)
+        assert "iB fits tiny" in rows["tiny-F32.gguf"]
 
 
 def test_a_file_of_another_name(spm_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

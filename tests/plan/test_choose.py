@@ -40,7 +40,9 @@ def test_to_the_byte(gpu: bool) -> None:
     enough, layers = needed(Q4, on(0, gpu)), 33 if gpu else 0
     fitting, short = (rank([Q4], Wish(), on(size, gpu)) for size in (enough, enough - 1))
     assert (setup_of(fitting.plans[0]), fitting.plans[0].short, fitting.refused) == ((4096, "f16", 1, layers), 0, ())
-    assert setup_of(short.plans[0]) == (4096, "q8_0", 1, layers)
+    assert setup_of(short.plans[0]) == (4096, "q8_0" if gpu else "f16", 1, layers)
+    assert fitting.plans[0].setup.flash == gpu
+    assert short.plans[0].setup.flash
     assert [(setup_of(one), one.short, one.fits) for one in short.refused] == [((4096, "f16", 1, layers), 1, False)]
     assert short.lesser(short.refused[0]) is short.plans[0]
 
@@ -152,12 +154,16 @@ def test_flash_attention_where_it_is_faster_or_memory_is_short() -> None:
     assert first(Q4, PLENTY, ctx=16384).setup.flash  # whose scores are too large
     assert first(Q4, cards(1 << 40)).setup.flash
     assert not first(Q4, cards(1 << 40), gpu_layers=0).setup.flash
+    for plan, choice in ((first(Q4, PLENTY), "off"), (first(Q4, PLENTY, parallel=2), "on")):
+        assert plan.setup.flash_attn == choice  # the processor always can
+    assert first(Q4, cards(1 << 40)).setup.flash_attn == "auto"  # not every card
     needs = {flash: first(Q4, PLENTY, flash_attn=flash).need.host.total for flash in ("off", "on")}
     assert needs["off"] > needs["on"] + (200 << 20)
     spare = first(Q4, Machine(1 << 40)).short + (1 << 40) - needs["off"]
     for size, flash in ((needs["off"] + spare, False), (needs["off"] + spare - 1, True), (needs["on"] + spare, True)):
         found = rank([Q4], Wish(), Machine(size))
-        assert (found.plans[0].setup.flash, found.plans[0].setup.kv, found.refused) == (flash, "f16", ())
+        assert (found.plans[0].setup.flash, found.plans[0].setup.kv) == (flash, "f16")
+        assert [one.setup.flash for one in found.refused] == [False] * flash  # it is said
     assert first(Q4, Machine(needs["on"] + spare - 1)).setup.kv == "q8_0"
 
 

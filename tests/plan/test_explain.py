@@ -109,13 +109,16 @@ def test_the_next_better_level_is_named_and_not_a_lower_one() -> None:
 def test_what_a_chosen_level_gave_up_is_said(spm_folder: Path) -> None:
     (only,) = [one for one in choices(False).values() if one.reason is Reason.ONLY]
     model = only.plan.model
-    machine = Machine(amount_for(model, PLENTY) - 1)
-    ranking = rank([model], Wish(), machine)
-    line = describe(Choice(ranking.plans[0], Reason.ONLY, ranking, (model,)), EN)
-    assert line.endswith("; given up for it: q8_0 KV instead of f16")
-    assert describe(Choice(ranking.plans[0], Reason.ONLY, ranking, (model,)), ZH).endswith(
-        "；为此让步：KV 缓存用 q8_0，不用 f16"
-    )
+    for flash, less, less_zh in (
+        ("auto", "flash attention (slower here)", "改用 flash attention（在这里较慢）"),
+        ("on", "q8_0 KV instead of f16", "KV 缓存用 q8_0，不用 f16"),
+    ):
+        wish = Wish(flash_attn=flash)
+        (ideal,) = rank([model], wish, NOTHING).refused
+        ranking = rank([model], wish, Machine(weighing(ideal, PLENTY) + SPARE - 1))
+        choice = Choice(ranking.plans[0], Reason.ONLY, ranking, (model,))
+        assert describe(choice, EN).endswith(f"; given up for it: {less}")
+        assert describe(choice, ZH).endswith(f"；为此让步：{less_zh}")
 
 
 def plan_of(model: Candidate, parallel: int = 1, **setup: object) -> Plan:
@@ -188,7 +191,7 @@ def test_what_is_noted_where_nobody_reads_the_reasons(spm_folder: Path) -> None:
 def test_what_is_less_than_usual_is_noted(texts: Texts) -> None:
     ranking = rank([Q4], Wish(), Machine(amount_for(Q4, PLENTY) - 1))
     (line,) = noted(Choice(ranking.plans[0], Reason.FILE, ranking, (Q4,)), texts)
-    assert texts("plan.less_kv", old="f16", new="q8_0") in line
+    assert texts("plan.less_flash") in line
     assert line.startswith("13b Q4_K_M")
     assert "{" not in line
 

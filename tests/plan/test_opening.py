@@ -20,7 +20,7 @@ from stellar_local.native.devices import Device
 from stellar_local.native.model import Model
 from stellar_local.plan import opening
 from stellar_local.plan.choose import Plan, Wish
-from stellar_local.plan.estimate import Buffers
+from stellar_local.plan.estimate import Buffers, scratch, work
 from stellar_local.plan.explain import given_up
 from stellar_local.plan.hardware import Machine, stated_machine
 from stellar_local.plan.models import candidates
@@ -101,7 +101,7 @@ def test_a_large_context_shrinks_before_the_level_does(spm_folder: Path, machine
     assert (large.setup.kv, large.setup.flash) == ("f16", False)
     assert own[:2] == [(4096, "f16", True), (4096, "q8_0", True)]
     assert own[2:] == [(size, "q8_0", True) for size in (2048, 1024, 512)]
-    assert given_up(large, steps[0], Texts("en")) == "flash attention, which is slower here"
+    assert given_up(large, steps[0], Texts("en")) == "flash attention (slower here)"
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,12 @@ def test_a_processor_is_asked_for_the_memory_it_will_touch(spm_model: Path, monk
     with Model(spm_model) as model, Context(model, 512) as context:
         monkeypatch.setattr(opening, "available_memory", lambda: 1 << 30)
         prove(context)
-        monkeypatch.setattr(opening, "available_memory", lambda: 1 << 10)
+        weights, setup = Weights.of(model.header), opening.running(context)
+        assert not setup.flash and scratch(weights, setup) >= 2 * 512 * 512 * weights.heads  # the scores once more
+        enough = work(weights, setup) + scratch(weights, setup)
+        monkeypatch.setattr(opening, "available_memory", lambda: enough)
+        prove(context)
+        monkeypatch.setattr(opening, "available_memory", lambda: enough - 1)
         with pytest.raises(ShortMemoryError, match="computing needs"):
             prove(context)
 

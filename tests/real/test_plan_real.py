@@ -34,8 +34,10 @@ from stellar_local.native.context import Chunk
 from stellar_local.runtime import Runtime
 
 path, parallel, asked = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
-with Runtime(Path(path), RuntimeOptions(ctx=asked["n_ctx"], kv=asked["kv"]), parallel) as runtime:
+options = RuntimeOptions(ctx=asked["n_ctx"], kv=asked["kv"], flash_attn="on" if asked["flash"] else "off")
+with Runtime(Path(path), options, parallel) as runtime:
     context = runtime.engine.context
+    assert context.flash == asked["flash"]
     assert (context.sequences, context.n_batch, context.unified) == (asked["sequences"], asked["n_batch"], True)
     for start in range(0, min(context.n_ctx, int(sys.argv[4])), context.n_batch):
         context.decode([Chunk(0, start, [5] * context.n_batch, 1)])
