@@ -40,6 +40,13 @@ class Machine:
     gpu_layers: int
     batch: int  # tokens in one decode call
 
+    @property
+    def offloads(self) -> bool:
+        """Whether a GPU computes; a processor answers one prompt at a time faster without flash attention."""
+        from llama_cpp import llama_supports_gpu_offload
+
+        return self.gpu_layers != 0 and bool(llama_supports_gpu_offload())
+
 
 @dataclass(frozen=True)
 class Run:
@@ -80,6 +87,8 @@ class Raw:
         params.n_batch = min(machine.batch, n_ctx)
         params.n_ubatch = min(params.n_ubatch, params.n_batch)
         params.n_threads = params.n_threads_batch = machine.threads
+        if sequences == 1 and not machine.offloads:
+            params.flash_attn_type = 0  # as ours, which is faster
         params.no_perf = True
         self._handle = api.llama_init_from_model(model, params)
         if not self._handle:
@@ -166,7 +175,7 @@ class LlamaLoop:
             n_threads=machine.threads,
             n_threads_batch=machine.threads,
             n_gpu_layers=machine.gpu_layers,
-            flash_attn=machine.gpu_layers != 0,
+            flash_attn=machine.offloads,
             verbose=False,
         )
 

@@ -31,6 +31,12 @@ def engine(model: Model) -> Iterator[Engine]:
         yield engine
 
 
+def endless(model: Model) -> SamplingOptions:
+    """How to answer for as long as there is room: no end is ever drawn."""
+    ends = tuple((token, -100.0) for token in range(model.n_vocab) if model.is_eog(token))
+    return SamplingOptions(temperature=2, min_p=0, logit_bias=ends)
+
+
 class Failing:
     """Stands before llama_decode and returns `code` from call `first` on, `times` times."""
 

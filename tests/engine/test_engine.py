@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from engine_cases import GREEDY, PROMPTS, Failing, assert_cells_add_up
+from engine_cases import GREEDY, PROMPTS, Failing, assert_cells_add_up, endless
 
 from stellar_local.config import SamplingOptions
 from stellar_local.engine import Answer, Engine, Request, Stream
@@ -254,12 +254,12 @@ def test_the_end_is_told_in_the_engine_s_thread(engine: Engine) -> None:
 
 
 def test_any_thread_may_close_and_read(model: Model) -> None:
-    engine = Engine(Context(model, 512))
+    engine = Engine(Context(model, 1 << 14))
     texts: list[str] = []
     stream = engine.submit(Request(PROMPTS[0], GREEDY), lambda one: texts.append(one.answer.text))
     assert list(stream) and list(stream) == []
     assert texts == [stream.answer.text]  # the answer is there when its end is told
-    unfinished = engine.submit(Request(PROMPTS[0], SamplingOptions(temperature=2, min_p=0)), lambda one: engine.close())
+    unfinished = engine.submit(Request(PROMPTS[0], endless(model)), lambda one: engine.close())  # for seconds
     closers = [threading.Thread(target=engine.close) for _ in range(4)]
     for thread in closers:
         thread.start()
@@ -305,8 +305,8 @@ else:
 
 
 def test_close_fails_what_is_unfinished(model: Model) -> None:
-    engine = Engine(Context(model, 512))
-    stream = engine.submit(Request(PROMPTS[0], SamplingOptions(temperature=2.0, min_p=0)))
+    engine = Engine(Context(model, 1 << 14))
+    stream = engine.submit(Request(PROMPTS[0], endless(model)))
     waiting = engine.submit(Request(PROMPTS[0]))
     engine.close()
     engine.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_cases import GREEDY, PROMPTS, assert_cells_add_up, is_greedy
+from engine_cases import GREEDY, PROMPTS, assert_cells_add_up, endless, is_greedy
 from state_cases import KV_TYPES
 
 from stellar_local.config import SamplingOptions
@@ -254,8 +254,8 @@ def test_what_cannot_be_restored_or_saved_harms_nothing(model: Model, wide_model
 
 
 def test_only_while_nothing_runs(model: Model) -> None:
-    with Engine(Context(model, 2048)) as engine:
-        stream = engine.submit(Request(LONG, SamplingOptions(temperature=2, min_p=0)))
+    with Engine(Context(model, 1 << 14)) as engine:
+        stream = engine.submit(Request(LONG, endless(model)))
         next(iter(stream))
         with pytest.raises(StellarError, match="the engine is answering"):
             engine.held(LONG)
