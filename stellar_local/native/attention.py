@@ -24,10 +24,10 @@ def check_attention(kv_type: str, flash_attn: str) -> None:
 def faster_without_flash(heads: int, offloaded: bool, n_ctx: int, sequences: int, n_batch: int, kv_type: str) -> bool:
     """Whether attention is faster on this device without llama.cpp's flash attention, which its "auto" always takes.
 
-    On a processor one sequence generates up to three times as fast, the more so the longer it is, and reads prompts as
-    fast (docs/hardware.md). Several that share their memory gain less and read prompts more slowly, as flash attention
-    passes over the others' cells. Without it all scores of a batch lie in memory, 4 bytes for each of its tokens, cells
-    and heads, and half as much again while they are multiplied with the values.
+    On a processor one sequence generates up to three times as fast, the more so the longer it is, and reads prompts
+    about as fast (docs/hardware.md). Many that share their memory gain less and read prompts more slowly, as flash
+    attention passes over the others' cells. Without it all scores of a batch lie in memory, 4 bytes for each of its
+    tokens, cells and heads, and half as much again while they are multiplied with the values.
     """
     scores = 4 * min(n_batch, n_ctx) * n_ctx * heads
     return not offloaded and sequences == 1 and kv_type == "f16" and scores <= _MOST_SCORES

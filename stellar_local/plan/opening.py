@@ -74,9 +74,9 @@ def choose(model: Path, wish: Wish, level: str | None = None, machine: Machine |
     elif not ranking.plans:
         # Weights in main memory are mapped, so that what does not fit there runs all the same; a GPU's must fit.
         rest = rank(models[-1:], wish, replace(machine, ram=None)).plans if machine.gpus else ()
-        plan, reason = _again(rest[0] if rest else ranking.refused[-1], wish, machine), Reason.NONE
-        short = plan.setup.attending(lasting(wish), plan.model.weights.heads)
-        plan = plan if rest else planned(plan.model, short, plan.parallel, machine, lora=wish.lora)
+        plan, reason = ranking.refused[-1], Reason.NONE
+        least = plan.setup.attending(lasting(wish), plan.model.weights.heads)
+        plan = _again(rest[0] if rest else replace(plan, setup=least), wish, machine)
     else:
         plan = ranking.plans[0]
         better = [one for one in ranking.refused if models.index(one.model) <= models.index(plan.model)]
