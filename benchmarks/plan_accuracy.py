@@ -60,6 +60,7 @@ class Combination:
     layers: str = "all"
     separate: bool = False
     flash: str = "auto"
+    batch: int = 512
 
     def setup(self, weights: Weights, on_gpu: bool) -> Setup:
         """As the planner makes it."""
@@ -69,7 +70,7 @@ class Combination:
             kv=self.kv,
             gpu_layers=layers if on_gpu else 0,
             sequences=sequences_of(self.parallel, self.separate),
-            n_batch=min(512, self.ctx),
+            n_batch=min(self.batch, self.ctx),
             unified=not self.separate,
         ).attending(self.flash, weights.heads)
 
@@ -77,6 +78,7 @@ class Combination:
         parts = [Path(self.model).name.removesuffix(".gguf"), f"{self.ctx:,}", self.kv, f"x{self.parallel}"]
         parts += [self.layers] if self.layers != "all" else []
         parts += ["separate"] * self.separate + [f"flash {self.flash}"] * (self.flash != "auto")
+        parts += [f"batch {self.batch:,}"] * (self.batch != 512)
         return " ".join(parts)
 
 
@@ -85,7 +87,11 @@ ON_GPU = (
     Combination("7b Q4_K_M", 4096),
     Combination("7b Q4_K_M", 8192, "q8_0", 16),
     Combination("7b Q4_K_M", 8192, "f16", 16, separate=True),
+    Combination("7b Q4_K_M", 32768, "q8_0", 64),
+    Combination("7b Q4_K_M", 4096, batch=2048),
     Combination("7b Q4_K_M", 4096, flash="off"),
+    Combination("7b Q4_K_M", 8192, flash="off"),
+    Combination("7b Q4_K_M", 2048, layers="half", flash="off"),
     Combination("7b Q4_K_M", 4096, "q8_0", layers="few"),
     Combination("7b Q8_0", 4096, "f16"),
     Combination("7b Q8_0", 8192, "q8_0"),
@@ -93,7 +99,13 @@ ON_GPU = (
     Combination("7b Q6_K", 8192, "f16", 16),
     Combination("7b Q3_K_M", 2048, "q4_0"),
     Combination("7b Q3_K_M", 4096, "f16", layers="half"),
+    Combination("7b F16", 4096),
+    Combination("7b F16", 2048, "q8_0", layers="half"),
+    Combination("8b Q4_K_M", 8192),
+    Combination("8b Q4_K_M", 8192, "q8_0", layers="half"),
+    Combination("8b Q6_K", 8192, "q8_0", 16),
     Combination("13b Q4_K_M", 4096),
+    Combination("13b Q4_K_M", 4096, flash="off"),
     Combination("13b Q4_K_M", 4096, "q8_0"),
     Combination("13b Q3_K_M", 4096),
     Combination("13b Q3_K_M", 8192, "q8_0", 16),

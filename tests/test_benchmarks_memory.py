@@ -268,12 +268,13 @@ def test_enough_combinations_for_the_claim(scripts: None) -> None:
     combinations = plan_accuracy.ON_GPU
     assert len(set(map(str, combinations))) == len(combinations) >= 16
     models = {one.model for one in combinations}
-    assert models == {f"{shape} {level}" for shape in ("7b", "13b") for level in ("Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M")}
+    assert models >= {f"{shape} {level}" for shape in ("7b", "13b") for level in ("Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M")}
     assert {one.kv for one in combinations} == {"f16", "q8_0", "q4_0"}
-    assert {one.ctx for one in combinations} == {2048, 4096, 8192}
-    assert {one.parallel for one in combinations} == {1, 16}
+    assert {one.ctx for one in combinations} >= {2048, 4096, 8192}
+    assert {one.parallel for one in combinations} >= {1, 16}
     assert {one.layers for one in combinations} == {"all", "half", "few"}
-    assert sum(one.separate for one in combinations) == sum(one.flash == "off" for one in combinations) == 1
+    assert sum(one.separate for one in combinations) == 1
+    assert sum(one.flash == "off" for one in combinations) == 4
     weights = Weights.of(shape_header("7b", "Q4_K_M"))
     kept = plan_accuracy.Combination("7b Q4_K_M", 8192, "q8_0", 16).setup(weights, on_gpu=True)
     assert (kept.sequences, kept.unified, kept.gpu_layers) == (24, True, 33)

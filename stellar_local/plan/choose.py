@@ -10,16 +10,17 @@ from dataclasses import dataclass, field, replace
 
 from ..native.devices import check_shares
 from ..runtime import DEFAULT_CONTEXT, sequences_of
-from .estimate import CUDA_RUNTIME, Buffers, Need, Setup, estimate
-from .hardware import Machine
+from .estimate import CUDA_KERNELS, Buffers, Need, Setup, estimate
+from .hardware import CUDA_CONTEXT, Machine
 from .models import Candidate
 from .quality import Loss
 from .weights import Weights
 
 PARALLEL = 16  # requests at once in a batch, where nobody says otherwise
+PARALLEL_GPU, _LEFT = 64, 0.1  # … where a GPU has room for them, and so much of what is free is left then
 SHARE = 512  # tokens of the shared KV memory for each of them, likewise
 _LEAST_CONTEXT = 1024  # tokens, below which no context is planned unless asked for
-_SMALLEST = CUDA_RUNTIME + (512 << 20)  # bytes free of a card, below which it is left to the desktop
+_SMALLEST = CUDA_CONTEXT + CUDA_KERNELS + (512 << 20)  # bytes free of a card, below which it is left to the desktop
 _SPARE = 128 << 20  # bytes of each place that are left alone: what is free there goes up and down
 # Percent of perplexity. Within the first, levels count as equally good, and the smaller and faster one is preferred;
 # up to the second, a whole model on the GPU is preferred to a better one that leaves layers to the processor.
@@ -75,7 +76,8 @@ class Plan:
         """
         host = self.need.host
         needed = host.total if machine.limited else host.kv + host.compute
-        return all(self.need.places[one.name].total <= one.free for one in machine.gpus if one.total or one.free) and (
+        known = [one for one in machine.gpus if one.total or one.free]
+        return all(self.need.places[one.name].total <= one.free + machine.opened for one in known) and (
             machine.ram is None or needed <= machine.ram
         )
 
@@ -135,7 +137,8 @@ def rank(
 
 def _without_small(machine: Machine) -> tuple[float, ...]:
     """Shares that leave out cards with no room for more than a driver's context; () where there are none such."""
-    free = [device.free if device.free >= _SMALLEST or not device.total else 0 for device in machine.gpus]
+    least = _SMALLEST - machine.opened
+    free = [device.free if device.free >= least or not device.total else 0 for device in machine.gpus]
     return tuple(map(float, free)) if any(free) and not all(free) and any(one.total for one in machine.gpus) else ()
 
 
@@ -177,6 +180,8 @@ class _Planner:
         """
         wishes = list(self._variants())
         ideal = self._plan(*wishes[0], self._all)
+        if ideal.fits:
+            return [ideal, self._grown(ideal)]
         for variant in wishes:
             plan = self._least(*variant, self._all)
             if plan.fits:
@@ -186,6 +191,20 @@ class _Planner:
         if self._unknown:
             return [ideal, ideal]
         return [ideal, *self._partial(wishes)]
+
+    def _grown(self, plan: Plan) -> Plan:
+        """The same with as many requests at once as a GPU that has the whole model has room for, where nobody says how
+        many: each step is then hardly slower, and nothing else is given up for them.
+        """
+        wish, count = self._wish, PARALLEL_GPU
+        while wish.parallel is None and plan.whole and self._machine.gpus and count > plan.parallel:
+            room = wish.ctx is None or wish.per_request or wish.ctx // SHARE >= count
+            if room and count <= wish.n_batch:
+                more = self._plan(self._context(count), plan.setup.kv, count, self._all)
+                if more.short is not None and more.short <= -_LEFT * (self._machine.free or 0):
+                    return more
+            count //= 2
+        return plan
 
     @property
     def _all(self) -> int:

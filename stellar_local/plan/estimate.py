@@ -13,14 +13,18 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..native.attention import faster_without_flash
-from .hardware import Machine
+from .hardware import CUDA_CONTEXT, Machine, is_cuda
 from .weights import Weights, stream_cells
 
 MIB = 1 << 20
 HOST = "RAM"
-# A CUDA process beside its model: the driver's context, its kernels, cuBLAS. 13B at Q4_K_M and Q3_K_M on an H100, f16
-# and q8_0 KV: 598 to 603 MiB; smaller cards hold smaller contexts.
-CUDA_RUNTIME = 614 * MIB
+# A CUDA process beside its model and the driver's context: llama.cpp's kernels, and the graphs of generation. On an
+# H200 72 to 83 MiB, of which the graphs are 4 to 7.
+CUDA_KERNELS = 94 * MIB
+# … for each layer left to the processor, whose prompts a GPU computes as graphs of their own: 1.1 to 1.3 MiB measured.
+CUDA_GRAPH = 5 * MIB // 4
+# … where cuBLAS multiplies: its workspace and kernels, 77 to 83 MiB measured.
+CUBLAS = 88 * MIB
 # A chat in a terminal, in main memory, beside its model: Python with all that it imports and llama.cpp's code; a batch
 # takes 13 MiB less. Answers under a schema or a grammar take some 40 MiB more, which are not planned for.
 PROGRAM = 68 * MIB
@@ -29,8 +33,10 @@ PROGRAM = 68 * MIB
 TOKEN, MERGE = 380, 240
 # Of each token of a batch: its number, its position, the cells of its key and its value, and its row among the outputs.
 _INPUTS = 28
-# With CUDA the process maps the driver's libraries as well.
-CUDA_PROGRAM = 400 * MIB
+# With CUDA the process maps the driver's libraries as well: 334 to 370 MiB measured, 96 more for a second GPU; cuBLAS
+# takes 40 of its own, and some 190 where it computes attention.
+CUDA_PROGRAM, CUDA_PROGRAM_MORE = 376 * MIB, 96 * MIB
+CUBLAS_PROGRAM, CUBLAS_PROGRAM_SCORES = 48 * MIB, 192 * MIB
 
 
 @dataclass(frozen=True)
@@ -142,7 +148,7 @@ class Need:
 
         What the system does not say is taken to be enough.
         """
-        free = {device.name: device.free for device in machine.gpus if device.total or device.free}
+        free = {one.name: one.free + machine.opened for one in machine.gpus if one.total or one.free}
         needs = {name: parts.total for name, parts in self.places.items()}
         if machine.unified:  # one memory: what lies on the GPU lies beside the rest
             needs[HOST] += sum(parts.total for name, parts in self.places.items() if name != HOST)
@@ -188,19 +194,36 @@ def estimate(weights: Weights, setup: Setup, machine: Machine, buffers: Buffers 
             weights=own,
             kv=weights.kv(setup.n_ctx, setup.kv, len(blocks), setup.streams),
             compute=_compute(weights, setup, name, number, used, bool(machine.gpus), buffers, names),
-            runtime=_runtime(weights, machine, number, used),
+            runtime=_runtime(weights, setup, machine, number, used, by_cublas=bool(lora)),
             lora=lora * len(blocks) // max(len(weights.blocks), 1),
         )
     return Need(places, buffers)
 
 
-def _runtime(weights: Weights, machine: Machine, number: int, used: bool) -> int:
+def _runtime(weights: Weights, setup: Setup, machine: Machine, number: int, used: bool, by_cublas: bool) -> int:
     """What a process takes beside its model: in main memory, or on a GPU."""
     if number < 0:
-        driver = CUDA_PROGRAM if any(device.name.startswith("CUDA") for device in machine.gpus) else 0
         vocabulary = weights.vocab * TOKEN + weights.merges * MERGE
-        return PROGRAM + vocabulary + weights.header + driver
-    return 0 if machine.unified or not used else CUDA_RUNTIME
+        return PROGRAM + vocabulary + weights.header + _driver(weights, setup, machine, by_cublas)
+    return 0 if machine.unified or not used else CUDA_CONTEXT + kernels(weights, setup, by_cublas)
+
+
+def _driver(weights: Weights, setup: Setup, machine: Machine, by_cublas: bool) -> int:
+    """Bytes of main memory that CUDA takes for itself."""
+    count = sum(map(is_cuda, machine.gpus))
+    found = CUDA_PROGRAM + (count - 1) * CUDA_PROGRAM_MORE if count else 0
+    if found and setup.gpu_layers:
+        found += CUBLAS_PROGRAM_SCORES if not setup.flash else (by_cublas or weights.floats) * CUBLAS_PROGRAM
+    return found
+
+
+def kernels(weights: Weights, setup: Setup, by_cublas: bool = False) -> int:
+    """Bytes of a GPU that a process takes for kernels and graphs as it computes, beside the driver's context and pools.
+
+    cuBLAS multiplies where there is no flash attention, where weights are not quantized, and for adapters.
+    """
+    left = weights.layers - min(setup.gpu_layers, weights.layers)
+    return CUDA_KERNELS + left * CUDA_GRAPH + (by_cublas or weights.floats or not setup.flash) * CUBLAS
 
 
 def _compute(
@@ -221,7 +244,7 @@ def _compute(
     if not used:
         return 0
     found = buffers.of(name) if buffers else work(weights, setup, on_gpu=True)
-    return found + halved_scores(weights, setup)
+    return found + pool(weights, setup)
 
 
 def outputs(weights: Weights, setup: Setup) -> int:
@@ -254,6 +277,14 @@ def scratch(weights: Weights, setup: Setup) -> int:
     8 bits, with their scales (ggml_graph_plan).
     """
     return max(_tokens(setup) * weights.inner * 8 // 7, halved_scores(weights, setup))
+
+
+def pool(weights: Weights, setup: Setup) -> int:
+    """Bytes that a GPU takes for one operation, beside its buffers (ggml-cuda's pool; no log speaks of it): a batch's
+    rows in 8 bits with their scales, or, with what comes out of it, in float16; without flash attention, the scores.
+    """
+    row = 2 * (weights.inner + weights.hidden) if weights.floats else weights.inner * 8 // 7
+    return max(_tokens(setup) * row, halved_scores(weights, setup))
 
 
 def halved_scores(weights: Weights, setup: Setup) -> int:

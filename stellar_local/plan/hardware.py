@@ -15,19 +15,24 @@ from ..errors import UsageError
 from ..native.devices import Device, gpus
 
 _LEAST, _MOST = 1 << 20, 1 << 50
+# Bytes of a GPU that the driver's context of a process takes, measured on an H200. Smaller cards have smaller ones: it
+# matters that it is once among a process's needs and once, if it is there, among what is free.
+CUDA_CONTEXT = 518 << 20
 
 
 @dataclass(frozen=True)
 class Machine:
     """Where a model can lie. `ram` is the free main memory in bytes, None where the system does not say; `gpus` are
     those that llama.cpp spreads layers over. `stated` means that the cards are not this machine's, `limited`
-    that the process may not map more than `ram`, however much there is.
+    that the process may not map more than `ram`, however much there is. `opened` are the bytes of each GPU that this
+    process's own driver context holds, which are no longer free, but among what a model's process needs.
     """
 
     ram: int | None
     gpus: tuple[Device, ...] = ()
     stated: bool = False
     limited: bool = False
+    opened: int = 0
 
     @property
     def unified(self) -> bool:
@@ -41,6 +46,11 @@ class Machine:
             return self.ram
         known = any(device.total or device.free for device in self.gpus)
         return sum(device.free for device in self.gpus) if known else None
+
+
+def is_cuda(device: Device) -> bool:
+    """Whether a GPU is driven by CUDA."""
+    return device.name.startswith("CUDA")
 
 
 def _shares_memory(device: Device) -> bool:
@@ -57,7 +67,8 @@ def this_machine(on_gpu: bool = True) -> Machine:
             # The main memory is what it lives on, or all that is known.
             free = min(free, main) if device.total else main
         found.append(replace(device, free=free))
-    return Machine(main, tuple(found), limited=main is not None and _own_room() <= main + (64 << 20))
+    limited = main is not None and _own_room() <= main + (64 << 20)
+    return Machine(main, tuple(found), limited=limited, opened=CUDA_CONTEXT if any(map(is_cuda, found)) else 0)
 
 
 def stated_machine(sizes: Sequence[int], ram: int | None = None, name: str = "GPU") -> Machine:

@@ -16,8 +16,8 @@ from typing import TypeVar
 from ..console import amount
 from ..errors import ModelError, ShortMemoryError, StellarError
 from ..native.context import Context
-from .choose import Plan, Ranking, Wish, default_context, lasting, planned, rank
-from .estimate import MIB, Buffers, Need, Setup, scratch, work
+from .choose import SHARE, Plan, Ranking, Wish, default_context, lasting, planned, rank
+from .estimate import MIB, Buffers, Need, Setup, kernels, pool, scratch, work
 from .hardware import Machine, available_memory, this_machine
 from .models import Candidate, candidates, openable
 from .probe import probe
@@ -27,7 +27,7 @@ Opened = TypeVar("Opened")
 
 _TIGHT = 0.1  # of what is free: with less to spare, or with layers left out, llama.cpp is asked
 _ROUNDS = 16  # of asking, where what it says moves other plans to the front
-_POOL = 64 * MIB  # of each GPU, which computing takes beside what was allocated; without it CUDA ends the process
+_MARGIN = 16 * MIB  # of a GPU, beside what computing will take there; where it does not suffice, CUDA ends the process
 
 
 class Reason(Enum):
@@ -134,9 +134,11 @@ def running(context: Context) -> Setup:
 def freed(machine: Machine, need: Need) -> Machine:
     """The machine as it will be once what needs this much is gone.
 
-    Weights that were mapped count as free main memory already.
+    Weights that were mapped count as free main memory already; the driver's context stays.
     """
-    gpus = tuple(replace(one, free=one.free + need.places[one.name].total) for one in machine.gpus)
+    gpus = tuple(
+        replace(one, free=one.free + max(need.places[one.name].total - machine.opened, 0)) for one in machine.gpus
+    )
     back = need.host.kv + need.host.compute
     return replace(machine, gpus=gpus, ram=None if machine.ram is None else machine.ram + back)
 
@@ -168,9 +170,12 @@ def _shrunk(plan: Plan, wish: Wish) -> Iterator[Plan]:
     if wish.flash_attn == "auto" and not setup.flash:  # whose scores take memory; only speed is lost
         yield now()
     while wish.parallel is None and parallel > 1:
-        parallel //= 2
-        size = wish.per_request * parallel if wish.per_request else wish.ctx or default_context(weights, parallel)
-        yield now(n_ctx=min(size, setup.n_ctx), sequences=wish.sequences(parallel))
+        half = parallel // 2
+        size = wish.per_request * half if wish.per_request else wish.ctx or default_context(weights, half)
+        if size >= setup.n_ctx:  # fewer would share as much
+            break
+        parallel = half
+        yield now(n_ctx=size, sequences=wish.sequences(parallel))
     if wish.kv is None and setup.kv == "f16" and wish.flash_attn != "off" and weights.quantizable:
         yield now(kv="q8_0")
     if wish.gpu_layers is None:
@@ -178,7 +183,9 @@ def _shrunk(plan: Plan, wish: Wish) -> Iterator[Plan]:
             if (layers := plan.setup.gpu_layers * share // 8) < setup.gpu_layers:
                 yield now(gpu_layers=layers)
     while wish.ctx is None and wish.per_request is None and setup.n_ctx // 2 >= min(512, weights.trained):
-        yield now(n_ctx=setup.n_ctx // 2, n_batch=min(setup.n_batch, setup.n_ctx // 2))
+        size = setup.n_ctx // 2
+        parallel = parallel if wish.parallel else max(1, min(parallel, size // SHARE))
+        yield now(n_ctx=size, n_batch=min(setup.n_batch, size), sequences=wish.sequences(parallel))
 
 
 def open_fitting(choice: Choice, wish: Wish, make: Callable[[Plan], Opened]) -> tuple[Opened, Plan]:
@@ -243,10 +250,12 @@ def prove(context: Context) -> None:
                 "close other programs, or give a smaller --ctx",
             )
         return
-    for device in this_machine().gpus:
-        if device.total and device.free < _POOL:
+    weights, setup, machine = Weights.of(context.model.header), running(context), this_machine()
+    needed = pool(weights, setup) + kernels(weights, setup) + _MARGIN
+    for device, share in zip(machine.gpus, setup.split or [1.0] * len(machine.gpus), strict=True):
+        if share and device.total and device.free < needed:
             raise ShortMemoryError(
-                f"only {device.free / MIB:,.0f} MiB of {device.name} are left to compute with",
+                f"{device.free / MIB:,.0f} MiB of {device.name} are left to compute with, of {needed / MIB:,.0f} MiB",
                 "close other programs that use it, or give a smaller --ctx",
             )
     context.warm()

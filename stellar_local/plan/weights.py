@@ -14,6 +14,7 @@ from ..native.header import Header
 
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}  # of one value, block scales included
 _SENTENCEPIECE, _MERGES_A_TOKEN = 1 << 16, 2.2  # LLaMA 2's vocabularies are smaller; 280,147 of 128,256 tokens
+_FLOATS = {0, 1, 30}  # F32, F16 and BF16 of enum ggml_type
 _BLOCK = 32  # values, of q8_0 and of q4_0
 CELLS = 256  # llama.cpp rounds a context up to whole blocks of so many cells
 
@@ -36,6 +37,7 @@ class Weights:
     value_width: int
     quantizable: bool  # whether a head is made of whole blocks, without which llama.cpp keeps no KV but f16
     trained: int  # tokens of context
+    floats: bool = False  # whether matrices of layers are not quantized
     merges: int = 0  # of a BPE vocabulary
     header: int = 0  # bytes of the file before the weights
 
@@ -71,6 +73,7 @@ class Weights:
             value_width=kv_heads * value,
             quantizable=key % _BLOCK == value % _BLOCK == 0,
             trained=_number(header, "context_length"),
+            floats=any(tensor.type in _FLOATS and len(tensor.shape) > 1 for tensor in header.tensors),
             merges=_merges(header),
             header=header.data_start,
         )

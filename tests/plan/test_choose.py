@@ -60,6 +60,28 @@ def test_what_is_given_up_comes_in_its_order(gpu: bool) -> None:
     assert seen[3:] == [(2048, "q8_0", 4), (1024, "q8_0", 2)]
 
 
+def test_a_gpu_with_room_answers_more_at_once() -> None:
+    """At once in a batch, as the card grows: nothing is given up for them, and a tenth of it is left."""
+    seen = {}
+    for size in range(4, 48):
+        plan = rank([Q4], Wish(parallel=None), cards(size * GIB)).plans[0]
+        if plan.setup.kv == "f16" and plan.whole:
+            seen.setdefault((plan.parallel, plan.setup.n_ctx), plan)
+    assert list(seen) == [(16, 8192), (32, 16384), (64, 32768)]
+    assert all(-plan.short >= size for plan, size in zip(list(seen.values())[1:], (GIB, 2 * GIB), strict=True))  # type: ignore[operator]
+    big = cards(80 * GIB)
+    for wish, found in (
+        (Wish(parallel=None, ctx=4096), 16),  # too small a context to share among more
+        (Wish(parallel=None, ctx=16384), 32),
+        (Wish(parallel=None, n_batch=32), 32),
+        (Wish(parallel=None, per_request=100), 64),
+        (Wish(parallel=16), 16),
+        (Wish(parallel=None, gpu_layers=20), 16),
+    ):
+        assert rank([Q4], wish, big).plans[0].parallel == found, wish
+    assert rank([Q4], Wish(parallel=None), Machine(80 * GIB)).plans[0].parallel == 16
+
+
 def test_layers_are_left_to_the_processor_before_much_context_is() -> None:
     size = needed(Q4, cards(0), kv="q8_0") - GIB
     plans = rank([Q4], Wish(), cards(size)).plans
@@ -76,7 +98,8 @@ def test_layers_that_fit_are_counted_by_hand() -> None:
     full = estimate(Q4.weights, Setup(4096, "q8_0", 33), cards(0)).on_gpus
     for held in (1, 7, 32):
         blocks = Q4.weights.blocks[33 - held :]
-        free = full.runtime + full.compute + Q4.weights.output + sum(blocks) + Q4.weights.kv(4096, "q8_0", len(blocks))
+        taken = estimate(Q4.weights, Setup(4096, "q8_0", held), cards(0)).on_gpus.runtime
+        free = taken + full.compute + Q4.weights.output + sum(blocks) + Q4.weights.kv(4096, "q8_0", len(blocks))
         plans = rank([Q4], Wish(), cards(free + SPARE)).plans
         assert max(one.setup.gpu_layers for one in plans if one.setup.n_ctx == 4096) == held
 

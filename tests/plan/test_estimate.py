@@ -13,6 +13,9 @@ from plan_cases import GIB, MIB, cards, log_of, made_header, mib_in
 
 from stellar_local.native.devices import Device
 from stellar_local.plan.estimate import (
+    CUBLAS_PROGRAM_SCORES,
+    CUDA_PROGRAM,
+    CUDA_PROGRAM_MORE,
     HOST,
     MERGE,
     PROGRAM,
@@ -22,12 +25,14 @@ from stellar_local.plan.estimate import (
     Parts,
     Setup,
     estimate,
+    kernels,
     outputs,
+    pool,
     scratch,
     spread,
     work,
 )
-from stellar_local.plan.hardware import Machine
+from stellar_local.plan.hardware import CUDA_CONTEXT, Machine
 from stellar_local.plan.probe import buffers_in
 from stellar_local.plan.shapes import shape_header
 from stellar_local.plan.sparse import write_sparse
@@ -107,7 +112,7 @@ def test_what_is_left_to_the_processor_is_computed_in_main_memory() -> None:
     alone = work(SEVEN, setup) + outputs(SEVEN, setup) + scratch(SEVEN, setup)
     assert estimate(SEVEN, setup, Machine(GIB)).host.compute == alone
     assert 0 < whole.host.compute < work(SEVEN, setup) < part.host.compute
-    assert whole.on_gpus.compute == part.on_gpus.compute == work(SEVEN, setup)
+    assert whole.on_gpus.compute == part.on_gpus.compute == work(SEVEN, setup) + pool(SEVEN, setup)
 
 
 def test_one_memory_for_both() -> None:
@@ -137,7 +142,7 @@ def test_a_probes_word_counts() -> None:
     buffers = Buffers({"CUDA0": 10, "CUDA1": 20, "CUDA_Host": 30, "CPU": 40})
     need = estimate(SEVEN, setup, machine, buffers)
     assert need.probed
-    assert [need.places[name].compute for name in ("CUDA0", "CUDA1")] == [10, 20]
+    assert [need.places[name].compute - pool(SEVEN, setup) for name in ("CUDA0", "CUDA1")] == [10, 20]
     assert need.host.compute == 70 + outputs(SEVEN, setup)
     assert not estimate(SEVEN, setup, machine).probed
 
@@ -214,7 +219,7 @@ def test_without_flash_attention_scores_are_halved_once_more() -> None:
     assert scratch(weights, without) == 18 * MIB
     assert 0 < scratch(weights, with_it) < MIB
     buffers = Buffers({"CUDA0": 100, "CUDA_Host": 30})
-    for setup, more in ((with_it, 0), (without, 18 * MIB)):
+    for setup, more in ((with_it, pool(weights, with_it)), (without, 18 * MIB)):
         assert estimate(weights, setup, cards(GIB), buffers).on_gpus.compute == 100 + more
         need = estimate(weights, setup, Machine(GIB), Buffers({"CPU": 100}))
         assert need.host.compute == 100 + outputs(weights, setup) + scratch(weights, setup)
@@ -229,7 +234,47 @@ def test_a_gpu_copies_quantized_keys_and_values() -> None:
     assert work(weights, Setup(8192, "q8_0"), on_gpu=True) == pytest.approx(208 * MIB, rel=0.001)
     assert work(weights, Setup(8192, "q8_0")) == work(weights, Setup(8192), on_gpu=True) < 130 * MIB
     place = estimate(weights, Setup(8192, "q4_0", 3), cards(GIB)).on_gpus
-    assert place.compute == work(weights, Setup(8192, "q4_0", 3), on_gpu=True)
+    assert place.compute == work(weights, Setup(8192, "q4_0", 3), on_gpu=True) + pool(weights, Setup(8192, "q4_0"))
+
+
+def test_what_cuda_takes_beside_buffers() -> None:
+    """On an H200, MiB: 7B 593 to 600 with all layers on the GPU, 625 with 29 of 33 left out; cuBLAS 77 to 83 more."""
+    whole, some = Setup(4096, gpu_layers=33), Setup(4096, gpu_layers=4)
+
+    def taken(weights: Weights, setup: Setup) -> int:
+        return estimate(weights, setup, cards(GIB)).on_gpus.runtime
+
+    assert 600 * MIB <= taken(SEVEN, whole) <= 620 * MIB
+    assert 625 * MIB <= taken(SEVEN, some) <= 655 * MIB
+    assert taken(SEVEN, whole) == CUDA_CONTEXT + kernels(SEVEN, whole)
+    without, plain = replace(whole, flash=False), replace(SEVEN, floats=True)
+    for weights, setup in ((SEVEN, without), (plain, whole), (plain, without)):
+        assert 83 * MIB <= taken(weights, setup) - taken(SEVEN, whole) <= 90 * MIB
+    adapted = estimate(SEVEN, whole, cards(GIB), lora=MIB).on_gpus
+    assert adapted.runtime == taken(SEVEN, without)
+    assert pool(plain, whole) == 512 * 2 * (SEVEN.hidden + SEVEN.inner) > pool(SEVEN, whole)
+    assert pool(SEVEN, without) == 512 * 4096 * 32 * 2
+
+
+def test_cuda_maps_its_libraries() -> None:
+    whole = Setup(4096, gpu_layers=33)
+
+    def taken(setup: Setup, *sizes: int) -> int:
+        return estimate(SEVEN, setup, cards(*sizes)).host.runtime
+
+    one = taken(whole, GIB)
+    alone = estimate(SEVEN, whole, Machine(GIB)).host.runtime
+    assert one - alone == CUDA_PROGRAM
+    assert taken(whole, GIB, GIB) - one == CUDA_PROGRAM_MORE
+    assert taken(replace(whole, flash=False), GIB) - one == CUBLAS_PROGRAM_SCORES
+    assert taken(Setup(4096, flash=False), GIB) == one  # the processor computes it
+
+
+def test_a_context_that_is_there_is_counted_once() -> None:
+    """What is free where this process has its driver's context already, against what it will need with it."""
+    need = Need({"CUDA0": Parts(weights=5, runtime=4), HOST: Parts()})
+    assert need.short(cards(6)) == 3
+    assert need.short(replace(cards(6), opened=3)) == 0
 
 
 def test_a_vocabulary_takes_memory_in_the_program() -> None:

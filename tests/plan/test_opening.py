@@ -20,7 +20,7 @@ from stellar_local.native.devices import Device
 from stellar_local.native.model import Model
 from stellar_local.plan import opening
 from stellar_local.plan.choose import Plan, Wish
-from stellar_local.plan.estimate import Buffers, scratch, work
+from stellar_local.plan.estimate import Buffers, Setup, kernels, pool, scratch, work
 from stellar_local.plan.explain import given_up
 from stellar_local.plan.hardware import Machine, stated_machine
 from stellar_local.plan.models import candidates
@@ -69,7 +69,7 @@ def test_what_fits_is_opened_as_planned(spm_folder: Path) -> None:
 
 def test_the_order_of_giving_up(spm_folder: Path, machine: Callable[[Machine], Machine]) -> None:
     """Requests at once, KV precision, layers, context, and the next level, where it begins again."""
-    wish = Wish(parallel=None)
+    wish = Wish(parallel=None, per_request=512)
     choice = choose(spm_folder, wish, "F32", machine=machine(CARD))
     choice = replace(choice, models=tuple(candidates(spm_folder)))  # as if it had been the folder's first
     choice = replace(choice, plan=replace(choice.plan, model=choice.models[0]))
@@ -77,19 +77,35 @@ def test_the_order_of_giving_up(spm_folder: Path, machine: Callable[[Machine], M
     steps = list(lesser(choice, wish))
     own = [plan for plan in steps if plan.model is choice.plan.model]
     changes = [given_up(before, after, english) for before, after in zip([choice.plan, *own], own, strict=False)]
-    assert [change.split(",")[0] for change in changes[:4]] == [
+    assert [change.split(",")[0] for change in changes[:6]] == [
+        "32 at once instead of 64",
+        "16 at once instead of 32",
         "8 at once instead of 16",
         "4 at once instead of 8",
         "2 at once instead of 4",
         "1 at once instead of 2",
     ]
-    assert changes[4] == "q8_0 KV instead of f16"
+    assert changes[6] == "q8_0 KV instead of f16"
     layers = choice.plan.setup.gpu_layers
-    assert changes[5] == f"{layers * 7 // 8} of {layers} layers on the GPU"
+    assert changes[7] == f"{layers * 7 // 8} of {layers} layers on the GPU"
     assert own[-1].setup.gpu_layers == 0
-    assert all("context" not in change for change in changes[4:])  # 512 tokens are the least
+    assert all("context" not in change for change in changes[6:])  # 512 tokens are the least
     assert {plan.model.level for plan in steps[len(own) :]} == {"Q8_0"}
-    assert steps[len(own)].parallel == 16
+    assert steps[len(own)].parallel == 64
+
+
+def test_fewer_at_once_where_that_frees_memory(spm_folder: Path, machine: Callable[[Machine], Machine]) -> None:
+    """A shared context is no smaller for fewer than eight; where it is halved, fewer share it."""
+    wish = Wish(parallel=None)
+    choice = choose(spm_folder, wish, machine=machine(CARD))
+    model = replace(choice.plan.model)
+    vars(model)["weights"] = replace(choice.plan.model.weights, trained=4096)
+    setup = replace(choice.plan.setup, n_ctx=8192)
+    choice = replace(choice, plan=replace(choice.plan, model=model, setup=setup, parallel=16), models=(model,))
+    seen = [(plan.parallel, plan.setup.n_ctx) for plan in lesser(choice, wish)]
+    assert list(dict.fromkeys(seen)) == [(8, 4096), (4, 2048), (2, 1024), (1, 512)]
+    fixed = [(plan.parallel, plan.setup.n_ctx) for plan in lesser(choice, replace(wish, ctx=8192))]
+    assert set(fixed) == {(16, 8192)}
 
 
 def test_a_large_context_shrinks_before_the_level_does(spm_folder: Path, machine: Callable[[Machine], Machine]) -> None:
@@ -195,27 +211,29 @@ def test_a_full_batch_is_computed_and_forgotten(spm_model: Path) -> None:
         assert (context.logits == after).all()
 
 
-class Offloaded:
-    """A context on a GPU, as far as `prove` looks at it."""
-
-    offloaded, warmed = True, 0
-
-    def warm(self) -> None:
-        self.warmed += 1
-
-
-@pytest.mark.parametrize(("free", "computed"), [(1 << 30, 1), (32 << 20, 0)])
+@pytest.mark.parametrize("shares", [(), (1.0, 0.0)])
 def test_a_gpu_computes_only_where_there_is_room(
-    machine: Callable[[Machine], Machine], free: int, computed: int
+    spm_model: Path, monkeypatch: pytest.MonkeyPatch, machine: Callable[[Machine], Machine], shares: tuple[float, ...]
 ) -> None:
-    machine(Machine(None, (Device("CUDA0", "a card", free, 8 << 30, False),)))
-    context: Any = Offloaded()
-    if computed:
-        prove(context)
-    else:
-        with pytest.raises(ShortMemoryError, match="only 32 MiB of CUDA0 are left"):
-            prove(context)
-    assert context.warmed == computed
+    """Kernels, graphs and a batch's rows are still to come there: 80 MiB beside the model on an H200."""
+    warmed: list[Context] = []
+    monkeypatch.setattr(Context, "warm", lambda context: warmed.append(context))
+    setup = Setup(512, gpu_layers=3, split=shares)
+    monkeypatch.setattr(opening, "running", lambda context: setup)
+    with Model(spm_model) as model, Context(model, 512) as context:
+        context.offloaded, weights = True, Weights.of(model.header)
+        needed = kernels(weights, setup) + pool(weights, setup)
+        assert needed > 83 << 20
+        for free, room in ((needed - 1, False), (needed + (16 << 20), True)):
+            cards = [Device("CUDA0", "a card", free, 8 << 30, False)]
+            cards += [Device("CUDA1", "a full one", 1, 8 << 30, False)] * bool(shares)
+            machine(Machine(None, tuple(cards)))
+            if room:
+                prove(context)
+            else:
+                with pytest.raises(ShortMemoryError, match=r"MiB of CUDA0 are left to compute with, of \d+ MiB"):
+                    prove(context)
+            assert len(warmed) == room
 
 
 def test_a_processor_is_asked_for_the_memory_it_will_touch(spm_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
