@@ -326,6 +326,27 @@ def test_the_smoke_run_says_what_it_needs() -> None:
     done = subprocess.run([sys.executable, FOLDER / "gpu_smoke.py"], capture_output=True, text=True, env=env)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "not run: there is no NVIDIA GPU, or no driver for it; --cpu runs it anyway\n"
+    done = subprocess.run([sys.executable, FOLDER / "gpu_pressure.py"], capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "not run: there is no NVIDIA GPU, or no driver for it\n"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("when", ["after planning", "while loading"])
+def test_memory_is_taken_away_at_its_time(tmp_path: Path, real_model: Path, when: str) -> None:
+    """The child's side, with a program in the other's place that only says how much is free."""
+    code = "\n".join(
+        [
+            "import sys, gpu_pressure",
+            "gpu_pressure._HOG = 'import sys; print(int(sys.argv[1]) << 20, flush=True); sys.stdin.read()'",
+            "gpu_pressure.child(sys.argv[1], 7, sys.argv[2:])",
+        ]
+    )
+    command = [sys.executable, "-c", code, when, "chat", str(real_model), "--prompt", "Hi", "--max-tokens", "2"]
+    env = {**os.environ, "PYTHONPATH": f"{FOLDER}{os.pathsep}{ROOT}", "STELLAR_DATA": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (0, "left: 7"), done.stderr
+    assert done.stdout.strip()
 
 
 @pytest.mark.parametrize(

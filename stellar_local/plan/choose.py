@@ -17,7 +17,7 @@ from .quality import Loss
 from .weights import Weights
 
 PARALLEL = 16  # requests at once in a batch, where nobody says otherwise
-PARALLEL_GPU, _LEFT = 64, 0.1  # … where a GPU has room for them, and so much of what is free is left then
+PARALLEL_GPU, _LEFT = 64, 0.1  # … where cards have room for them, and so much of what is free is left then
 SHARE = 512  # tokens of the shared KV memory for each of them, likewise
 _LEAST_CONTEXT = 1024  # tokens, below which no context is planned unless asked for
 _SMALLEST = CUDA_CONTEXT + CUDA_KERNELS + (512 << 20)  # bytes free of a card, below which it is left to the desktop
@@ -193,11 +193,13 @@ class _Planner:
         return [ideal, *self._partial(wishes)]
 
     def _grown(self, plan: Plan) -> Plan:
-        """The same with as many requests at once as a GPU that has the whole model has room for, where nobody says how
-        many: each step is then hardly slower, and nothing else is given up for them.
+        """The same with as many requests at once as cards that have the whole model have room for, where nobody says
+        how many: a step of more takes hardly longer, and nothing else is given up for them. Not measured where the GPU
+        shares the main memory.
         """
         wish, count = self._wish, PARALLEL_GPU
-        while wish.parallel is None and plan.whole and self._machine.gpus and count > plan.parallel:
+        cards = self._machine.gpus and not self._machine.unified
+        while cards and wish.parallel is None and plan.whole and count > plan.parallel:
             room = wish.ctx is None or wish.per_request or wish.ctx // SHARE >= count
             if room and count <= wish.n_batch:
                 more = self._plan(self._context(count), plan.setup.kv, count, self._all)

@@ -79,7 +79,8 @@ def test_a_gpu_with_room_answers_more_at_once() -> None:
         (Wish(parallel=None, gpu_layers=20), 16),
     ):
         assert rank([Q4], wish, big).plans[0].parallel == found, wish
-    assert rank([Q4], Wish(parallel=None), Machine(80 * GIB)).plans[0].parallel == 16
+    for other in (Machine(80 * GIB), Machine(80 * GIB, (Device("Metal", "M", 80 * GIB, 80 * GIB, True),))):
+        assert rank([Q4], Wish(parallel=None), other).plans[0].parallel == 16
 
 
 def test_layers_are_left_to_the_processor_before_much_context_is() -> None:
