@@ -2,7 +2,7 @@
 
 Knows libnvidia-ml's C interface (nvml.h of CUDA 12 and 13), which every driver brings. In a container the driver may
 know a process under another number than the container does, or tell of no process at all: then what is in use, before
-and after, is all there is to go by. Tried with a made library only.
+and after, is all there is to go by. Tried on an H200, on two of them, and with a made library.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The GPUs that llama.cpp would put a model on, and how much of their memory is free.
 
 Knows ggml's list of devices, which llama-cpp-python does not bind (ggml-backend.h of the pinned release), and which of
-them llama.cpp takes when it is told nothing (llama_prepare_model_devices). Tried without a GPU and with one of
-NVIDIA's; what Metal and Vulkan answer is untested.
+them llama.cpp takes when it is told nothing (llama_prepare_model_devices). Tried without a GPU and with one and
+two of NVIDIA's; what Metal and Vulkan answer is untested.
 """
 
 from __future__ import annotations
