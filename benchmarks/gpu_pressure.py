@@ -127,7 +127,7 @@ def run(folder: Path, name: str, when: str, left: float, command: list[str]) -> 
     free = next((text.removeprefix("left: ") for text in lines if text.startswith("left: ")), "-")
     said = [text for text in lines if "turned out to be short" in text or "error" in text.lower()]
     answered = not done.returncode and bool(done.stdout)
-    words = "; ".join(said)[-200:] or "nothing"
+    words = "; ".join(said)[:240] or "nothing"
     print(f"{name:8}{when:16}{free:>9}  {words if answered else f'exit code {done.returncode}: {words}'}", flush=True)
     return answered
 

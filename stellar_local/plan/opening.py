@@ -234,12 +234,13 @@ def _attempts(choice: Choice, wish: Wish) -> Iterator[Plan]:
         yield last
 
 
-def prove(context: Context) -> None:
+def prove(context: Context, adapted: bool = False) -> None:
     """Show that a context computes a full batch: what is still to be allocated then, is. Raises ShortMemoryError.
 
-    On a GPU the batch is computed; it is looked first whether there is memory for it, as CUDA ends the process where
-    there is none. On the processor everything was allocated, though not all of it was touched: it is compared with what
-    is free, as computing would take the time of a long prompt.
+    On a GPU the batch is computed; it is looked first whether there is memory for it, and for what a full context and,
+    if the model is to be `adapted`, adapters will take, as CUDA ends the process where there is none. On the processor
+    everything was allocated, though not all of it was touched: it is compared with what is free, as computing would
+    take the time of a long prompt.
     """
     if not context.offloaded:
         weights, setup = Weights.of(context.model.header), running(context)
@@ -251,7 +252,7 @@ def prove(context: Context) -> None:
             )
         return
     weights, setup, machine = Weights.of(context.model.header), running(context), this_machine()
-    needed = pool(weights, setup) + kernels(weights, setup) + _MARGIN
+    needed = pool(weights, setup) + kernels(weights, setup, by_cublas=adapted) + _MARGIN
     for device, share in zip(machine.gpus, setup.split or [1.0] * len(machine.gpus), strict=True):
         if share and device.total and device.free < needed:
             raise ShortMemoryError(

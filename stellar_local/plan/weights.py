@@ -37,7 +37,7 @@ class Weights:
     value_width: int
     quantizable: bool  # whether a head is made of whole blocks, without which llama.cpp keeps no KV but f16
     trained: int  # tokens of context
-    floats: bool = False  # whether matrices of layers are not quantized
+    floats: bool = False  # whether there are matrices that are not quantized
     merges: int = 0  # of a BPE vocabulary
     header: int = 0  # bytes of the file before the weights
 

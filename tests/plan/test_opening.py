@@ -211,28 +211,37 @@ def test_a_full_batch_is_computed_and_forgotten(spm_model: Path) -> None:
         assert (context.logits == after).all()
 
 
+@pytest.mark.parametrize("adapted", [False, True])
 @pytest.mark.parametrize("shares", [(), (1.0, 0.0)])
 def test_a_gpu_computes_only_where_there_is_room(
-    spm_model: Path, monkeypatch: pytest.MonkeyPatch, machine: Callable[[Machine], Machine], shares: tuple[float, ...]
+    spm_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    machine: Callable[[Machine], Machine],
+    shares: tuple[float, ...],
+    adapted: bool,
 ) -> None:
-    """Kernels, graphs and a batch's rows are still to come there: 80 MiB beside the model on an H200."""
+    """Kernels, graphs and a batch's rows are still to come there: 80 MiB beside the model on an H200; adapters, which
+    are not quantized, are cuBLAS's.
+    """
+    read = Weights.of
+    monkeypatch.setattr(Weights, "of", lambda header: replace(read(header), floats=False))
     warmed: list[Context] = []
     monkeypatch.setattr(Context, "warm", lambda context: warmed.append(context))
     setup = Setup(512, gpu_layers=3, split=shares)
     monkeypatch.setattr(opening, "running", lambda context: setup)
     with Model(spm_model) as model, Context(model, 512) as context:
         context.offloaded, weights = True, Weights.of(model.header)
-        needed = kernels(weights, setup) + pool(weights, setup)
-        assert needed > 83 << 20
+        needed = kernels(weights, setup, by_cublas=adapted) + pool(weights, setup)
+        assert needed > (83 + 77 * adapted) << 20
         for free, room in ((needed - 1, False), (needed + (16 << 20), True)):
             cards = [Device("CUDA0", "a card", free, 8 << 30, False)]
             cards += [Device("CUDA1", "a full one", 1, 8 << 30, False)] * bool(shares)
             machine(Machine(None, tuple(cards)))
             if room:
-                prove(context)
+                prove(context, adapted)
             else:
                 with pytest.raises(ShortMemoryError, match=r"MiB of CUDA0 are left to compute with, of \d+ MiB"):
-                    prove(context)
+                    prove(context, adapted)
             assert len(warmed) == room
 
 
