@@ -5,7 +5,8 @@ compared for the last time with what is free ("while loading"): then an allocati
 on top of all that was allocated. The model is of 7B's shape at Q4_K_M, all zeros, which takes no disk. Each run is a
 process of its own, by the command line.
 
-Needs PyTorch with CUDA, whose allocator is the other program. Exits with 1 if a run did not answer.
+Needs PyTorch with CUDA, whose allocator is the other program. Exits with 1 if a run did not answer, or gave up nothing
+where it had to.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ LEFT = {  # GiB, from what no layer fits in to what all of it does
     LOADING: (0.3, 0.9, 3.0, 4.4, 5.2, 5.85, 5.9, 5.95, 6.0, 6.2),
 }
 LINES = 20  # of a batch
+_SECONDS = 120  # for a run
+_ENOUGH = 5.8  # GiB; below, something must be given up
 _HOG = """
 import sys, torch
 torch.zeros(1, device="cuda")
@@ -122,11 +125,17 @@ def run(folder: Path, name: str, when: str, left: float, command: list[str]) -> 
     environment = {**os.environ, "STELLAR_DATA": str(folder), "LC_ALL": "C.UTF-8"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     line = [sys.executable, __file__, "--child", when, str(int(left * (1 << 30))), *command]
-    done = subprocess.run(line, capture_output=True, encoding="utf-8", errors="replace", env=environment, timeout=120)
+    try:
+        done = subprocess.run(
+            line, capture_output=True, encoding="utf-8", errors="replace", env=environment, timeout=_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        print(f"{name:8}{when:16}{left:>8g}G  no answer in {_SECONDS} s", flush=True)
+        return False
     lines = done.stderr.splitlines()
     free = next((text.removeprefix("left: ") for text in lines if text.startswith("left: ")), "-")
     said = [text for text in lines if "turned out to be short" in text or "error" in text.lower()]
-    answered = not done.returncode and bool(done.stdout)
+    answered = not done.returncode and bool(done.stdout) and (left > _ENOUGH or any("turned" in text for text in said))
     words = "; ".join(said)[:240] or "nothing"
     print(f"{name:8}{when:16}{free:>9}  {words if answered else f'exit code {done.returncode}: {words}'}", flush=True)
     return answered

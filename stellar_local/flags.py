@@ -160,7 +160,7 @@ class Setup:
                 parallel=plan.parallel,
                 deterministic=deterministic,
                 per_request=setup.n_ctx // plan.parallel if per_request else None,
-                prove=lambda context: prove(context, adapted=bool(options.lora)),
+                prove=prove,
             )
 
         runtime, plan = open_fitting(choice, wish, make)

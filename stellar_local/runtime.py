@@ -96,7 +96,8 @@ class Runtime:
     """A loaded model with an engine that runs `parallel` requests at once. Close it, or use it as a context manager.
 
     They share the context; with `per_request` each has that many tokens of its own instead. `prove` is given each
-    context that is made, before anything runs on it, and raises what shows that it cannot be used.
+    context that is made, and whether adapters will run on it, before anything does, and raises what shows that it
+    cannot be used.
 
     `sampling` holds the model's own defaults of sampling options by name, `adapters` the scales of the --lora adapters
     by their files' stems, `notes` what the user should be told about choices made while opening. Raises ModelError,
@@ -110,7 +111,7 @@ class Runtime:
         parallel: int = 1,
         deterministic: bool = False,
         per_request: int | None = None,
-        prove: Callable[[Context], None] | None = None,
+        prove: Callable[[Context, bool], None] | None = None,
     ) -> None:
         self.notes: list[str] = []
         self.options = options
@@ -133,12 +134,12 @@ class Runtime:
             self._loaded = {name: Adapter(self.model, file) for name, (file, _) in adapters.items()}
             self.adapters = {name: scale for name, (_, scale) in adapters.items()}
             self._structures = Structures(self.model)
-            self.engine = self._engine()
+            self.engine = self._engine(bool(self._loaded))
         except BaseException:
             self.model.close()
             raise
 
-    def _engine(self) -> Engine:
+    def _engine(self, adapted: bool) -> Engine:
         options, trained = self.options, self.model.n_ctx_train
         parallel, deterministic, per_request = self._lanes
         size = asked_cells(options, parallel, per_request) or min(DEFAULT_CONTEXT, trained)
@@ -159,7 +160,7 @@ class Runtime:
         longest = min(per_request or trained, trained) if parallel > 1 else per_request
         try:
             if self._prove:
-                self._prove(context)
+                self._prove(context, adapted)
             return Engine(context, parallel, deterministic, longest)
         except BaseException:
             context.close()
@@ -276,10 +277,10 @@ class Runtime:
         adapter = Adapter(self.model, path)
         self.engine.close()
         try:
-            self.engine = self._engine()
+            self.engine = self._engine(True)
         except BaseException:
             adapter.close()
-            self.engine = self._engine()  # as large as the one that was there
+            self.engine = self._engine(bool(self._loaded))  # as large as the one that was there
             raise
         self._loaded[name], self.adapters[name] = adapter, scale
         return name

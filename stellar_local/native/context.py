@@ -20,6 +20,7 @@ from ..errors import ModelError, ShortMemoryError, StellarError, UsageError
 from .adapter import Adapter
 from .attention import check_attention, faster_without_flash, rotates
 from .cores import default_threads
+from .devices import note_computing
 from .library import api, complaints, deferred_interrupt, speaks_of_memory
 from .model import Model
 
@@ -174,6 +175,8 @@ class Context:
         self.decode([Chunk(0, 0, [0] * min(self.n_batch, self.capacity), 1)])
         self._api.llama_synchronize(self.handle)
         self.truncate(0, 0)
+        if self.offloaded:
+            note_computing()
 
     def _fill(self, chunks: Sequence[Chunk]) -> int:
         """Check the batch and write it into the columns; returns the number of tokens."""

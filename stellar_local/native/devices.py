@@ -18,6 +18,7 @@ from ..errors import StellarError, UsageError
 from .library import api
 
 _GPU, _IGPU = 1, 2  # enum ggml_backend_dev_type
+_computed: list[bool] = []
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,16 @@ class _Properties(ctypes.Structure):
         ("id", ctypes.c_char_p),
         ("abilities", ctypes.c_byte * 64),
     ]
+
+
+def note_computing() -> None:
+    """Remember that this process has computed on a GPU: its kernels stay there until the process ends."""
+    _computed[:] = [True]
+
+
+def has_computed() -> bool:
+    """Whether this process has computed on a GPU."""
+    return bool(_computed)
 
 
 def gpus() -> list[Device]:

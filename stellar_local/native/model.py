@@ -145,9 +145,8 @@ class Model:
     def _devices(self, gpu_layers: int, tensor_split: Sequence[float]) -> tuple[Any, Any] | None:
         """The GPUs to use and their shares, as llama.cpp takes them; None leaves both to it.
 
-        A GPU that gets nothing is not opened: a driver's context takes hundreds of MiB, and llama.cpp would compute
-        large batches there all the same. The list ends with a null; of shares, llama.cpp reads as many as there can be
-        devices, whatever there are.
+        A GPU that gets nothing is left out: llama.cpp would take memory there, and compute large batches, all the same.
+        The list ends with a null; of shares, llama.cpp reads as many as there can be devices, whatever there are.
         """
         if not gpu_layers:
             return (ctypes.c_void_p * 1)(), None

@@ -136,7 +136,7 @@ def rank(
 
 
 def _without_small(machine: Machine) -> tuple[float, ...]:
-    """Shares that leave out cards with no room for more than a driver's context; () where there are none such."""
+    """Shares that leave out cards with room for hardly more than what a process needs there; () where all have it."""
     least = _SMALLEST - machine.opened
     free = [device.free if device.free >= least or not device.total else 0 for device in machine.gpus]
     return tuple(map(float, free)) if any(free) and not all(free) and any(one.total for one in machine.gpus) else ()
@@ -195,15 +195,20 @@ class _Planner:
     def _grown(self, plan: Plan) -> Plan:
         """The same with as many requests at once as cards that have the whole model have room for, where nobody says
         how many: a step of more takes hardly longer, and nothing else is given up for them. Not measured where the GPU
-        shares the main memory.
+        shares the main memory. The formula decides, with room to spare, so that a probe changes nothing; in a batch,
+        prompts keep three quarters of the places.
         """
-        wish, count = self._wish, PARALLEL_GPU
-        cards = self._machine.gpus and not self._machine.unified
-        while cards and wish.parallel is None and plan.whole and count > plan.parallel:
+        wish, machine, count = self._wish, self._machine, PARALLEL_GPU
+        separate = machine.gpus and not machine.unified and (machine.ram is not None or machine.stated)
+        while separate and wish.parallel is None and plan.whole and count > plan.parallel:
             room = wish.ctx is None or wish.per_request or wish.ctx // SHARE >= count
-            if room and count <= wish.n_batch:
+            if room and 4 * count <= wish.n_batch:
                 more = self._plan(self._context(count), plan.setup.kv, count, self._all)
-                if more.short is not None and more.short <= -_LEFT * (self._machine.free or 0):
+                places = estimate(self._weights, more.setup, machine, lora=wish.lora).places
+                left = [one.free + machine.opened - places[one.name].total for one in machine.gpus]
+                if more.fits and all(
+                    size >= _LEFT * one.free for size, one in zip(left, machine.gpus, strict=True) if one.free
+                ):
                     return more
             count //= 2
         return plan

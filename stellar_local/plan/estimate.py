@@ -193,37 +193,37 @@ def estimate(weights: Weights, setup: Setup, machine: Machine, buffers: Buffers 
         places[name] = Parts(
             weights=own,
             kv=weights.kv(setup.n_ctx, setup.kv, len(blocks), setup.streams),
-            compute=_compute(weights, setup, name, number, used, bool(machine.gpus), buffers, names),
-            runtime=_runtime(weights, setup, machine, number, used, by_cublas=bool(lora)),
+            compute=_compute(weights, setup, name, number, used, bool(machine.gpus), buffers, names, bool(lora)),
+            runtime=_runtime(weights, setup, machine, number, used, bool(lora)),
             lora=lora * len(blocks) // max(len(weights.blocks), 1),
         )
     return Need(places, buffers)
 
 
-def _runtime(weights: Weights, setup: Setup, machine: Machine, number: int, used: bool, by_cublas: bool) -> int:
+def _runtime(weights: Weights, setup: Setup, machine: Machine, number: int, used: bool, adapted: bool) -> int:
     """What a process takes beside its model: in main memory, or on a GPU."""
     if number < 0:
         vocabulary = weights.vocab * TOKEN + weights.merges * MERGE
-        return PROGRAM + vocabulary + weights.header + _driver(weights, setup, machine, by_cublas)
-    return 0 if machine.unified or not used else CUDA_CONTEXT + kernels(weights, setup, by_cublas)
+        return PROGRAM + vocabulary + weights.header + _driver(weights, setup, machine, adapted)
+    return 0 if machine.unified or not used else CUDA_CONTEXT + kernels(weights, setup, adapted)
 
 
-def _driver(weights: Weights, setup: Setup, machine: Machine, by_cublas: bool) -> int:
+def _driver(weights: Weights, setup: Setup, machine: Machine, adapted: bool) -> int:
     """Bytes of main memory that CUDA takes for itself."""
     count = sum(map(is_cuda, machine.gpus))
     found = CUDA_PROGRAM + (count - 1) * CUDA_PROGRAM_MORE if count else 0
     if found and setup.gpu_layers:
-        found += CUBLAS_PROGRAM_SCORES if not setup.flash else (by_cublas or weights.floats) * CUBLAS_PROGRAM
+        found += CUBLAS_PROGRAM_SCORES if not setup.flash else (adapted or weights.floats) * CUBLAS_PROGRAM
     return found
 
 
-def kernels(weights: Weights, setup: Setup, by_cublas: bool = False) -> int:
+def kernels(weights: Weights, setup: Setup, adapted: bool = False) -> int:
     """Bytes of a GPU that a process takes for kernels and graphs as it computes, beside the driver's context and pools.
 
     cuBLAS multiplies where there is no flash attention, where weights are not quantized, and for adapters.
     """
     left = weights.layers - min(setup.gpu_layers, weights.layers)
-    return CUDA_KERNELS + left * CUDA_GRAPH + (by_cublas or weights.floats or not setup.flash) * CUBLAS
+    return CUDA_KERNELS + left * CUDA_GRAPH + (adapted or weights.floats or not setup.flash) * CUBLAS
 
 
 def _compute(
@@ -235,6 +235,7 @@ def _compute(
     gpus: bool,
     buffers: Buffers | None,
     names: Mapping[str, int],
+    adapted: bool,
 ) -> int:
     if number < 0:
         found = outputs(weights, setup) + (scratch(weights, setup) if used else 0)
@@ -244,7 +245,7 @@ def _compute(
     if not used:
         return 0
     found = buffers.of(name) if buffers else work(weights, setup, on_gpu=True)
-    return found + pool(weights, setup)
+    return found + pool(weights, setup, adapted)
 
 
 def outputs(weights: Weights, setup: Setup) -> int:
@@ -279,11 +280,12 @@ def scratch(weights: Weights, setup: Setup) -> int:
     return max(_tokens(setup) * weights.inner * 8 // 7, halved_scores(weights, setup))
 
 
-def pool(weights: Weights, setup: Setup) -> int:
+def pool(weights: Weights, setup: Setup, adapted: bool = False) -> int:
     """Bytes that a GPU takes for one operation, beside its buffers (ggml-cuda's pool; no log speaks of it): a batch's
-    rows in 8 bits with their scales, or, with what comes out of it, in float16; without flash attention, the scores.
+    rows in 8 bits with their scales, or, where weights or adapters are not quantized, in float16 with what comes out;
+    without flash attention, the scores.
     """
-    row = 2 * (weights.inner + weights.hidden) if weights.floats else weights.inner * 8 // 7
+    row = 2 * (weights.inner + weights.hidden) if weights.floats or adapted else weights.inner * 8 // 7
     return max(_tokens(setup) * row, halved_scores(weights, setup))
 
 

@@ -12,12 +12,15 @@ from dataclasses import dataclass, replace
 
 from ..console import amount, bytes_of
 from ..errors import UsageError
-from ..native.devices import Device, gpus
+from ..native.devices import Device, gpus, has_computed
 
 _LEAST, _MOST = 1 << 20, 1 << 50
 # Bytes of a GPU that the driver's context of a process takes, measured on an H200. Smaller cards have smaller ones: it
 # matters that it is once among a process's needs and once, if it is there, among what is free.
 CUDA_CONTEXT = 518 << 20
+# … and what stays, at least, of the kernels that were loaded once it has computed. After a batch 72 MiB were there,
+# with graphs and streams, which go.
+CUDA_LOADED = 56 << 20
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Machine:
     """Where a model can lie. `ram` is the free main memory in bytes, None where the system does not say; `gpus` are
     those that llama.cpp spreads layers over. `stated` means that the cards are not this machine's, `limited`
     that the process may not map more than `ram`, however much there is. `opened` are the bytes of each GPU that this
-    process's own driver context holds, which are no longer free, but among what a model's process needs.
+    process's own driver context holds with its kernels, which are no longer free, but among what a model needs.
     """
 
     ram: int | None
@@ -68,7 +71,10 @@ def this_machine(on_gpu: bool = True) -> Machine:
             free = min(free, main) if device.total else main
         found.append(replace(device, free=free))
     limited = main is not None and _own_room() <= main + (64 << 20)
-    return Machine(main, tuple(found), limited=limited, opened=CUDA_CONTEXT if any(map(is_cuda, found)) else 0)
+    machine = Machine(main, tuple(found), limited=limited)
+    if machine.unified or not any(map(is_cuda, found)):
+        return machine
+    return replace(machine, opened=CUDA_CONTEXT + has_computed() * CUDA_LOADED)
 
 
 def stated_machine(sizes: Sequence[int], ram: int | None = None, name: str = "GPU") -> Machine:

@@ -18,7 +18,7 @@ from ..errors import ModelError, ShortMemoryError, StellarError
 from ..native.context import Context
 from .choose import SHARE, Plan, Ranking, Wish, default_context, lasting, planned, rank
 from .estimate import MIB, Buffers, Need, Setup, kernels, pool, scratch, work
-from .hardware import Machine, available_memory, this_machine
+from .hardware import CUDA_CONTEXT, Machine, available_memory, this_machine
 from .models import Candidate, candidates, openable
 from .probe import probe
 from .weights import Weights
@@ -134,12 +134,12 @@ def running(context: Context) -> Setup:
 def freed(machine: Machine, need: Need) -> Machine:
     """The machine as it will be once what needs this much is gone.
 
-    Weights that were mapped count as free main memory already; the driver's context stays.
+    Weights that were mapped count as free main memory already; the driver's context stays, and kernels that are loaded.
     """
     gpus = tuple(
         replace(one, free=one.free + max(need.places[one.name].total - machine.opened, 0)) for one in machine.gpus
     )
-    back = need.host.kv + need.host.compute
+    back = need.host.kv + need.host.compute + (need.on_gpus.total if machine.unified else 0)
     return replace(machine, gpus=gpus, ram=None if machine.ram is None else machine.ram + back)
 
 
@@ -252,11 +252,13 @@ def prove(context: Context, adapted: bool = False) -> None:
             )
         return
     weights, setup, machine = Weights.of(context.model.header), running(context), this_machine()
-    needed = pool(weights, setup) + kernels(weights, setup, by_cublas=adapted) + _MARGIN
+    needed = pool(weights, setup, adapted) + _MARGIN
+    if not machine.unified:
+        needed += kernels(weights, setup, adapted) - max(machine.opened - CUDA_CONTEXT, 0)
     for device, share in zip(machine.gpus, setup.split or [1.0] * len(machine.gpus), strict=True):
         if share and device.total and device.free < needed:
             raise ShortMemoryError(
-                f"{device.free / MIB:,.0f} MiB of {device.name} are left to compute with, of {needed / MIB:,.0f} MiB",
+                f"computing needs {needed / MIB:,.0f} MiB of {device.name}, and {device.free / MIB:,.0f} MiB are free",
                 "close other programs that use it, or give a smaller --ctx",
             )
     context.warm()

@@ -64,16 +64,26 @@ def test_a_gpu_with_room_answers_more_at_once() -> None:
     """At once in a batch, as the card grows: nothing is given up for them, and a tenth of it is left."""
     seen = {}
     for size in range(4, 48):
-        plan = rank([Q4], Wish(parallel=None), cards(size * GIB)).plans[0]
+        plan = rank([Q4], Wish(parallel=None), cards(size * GIB, ram=64 * GIB)).plans[0]
         if plan.setup.kv == "f16" and plan.whole:
             seen.setdefault((plan.parallel, plan.setup.n_ctx), plan)
     assert list(seen) == [(16, 8192), (32, 16384), (64, 32768)]
-    assert all(-plan.short >= size for plan, size in zip(list(seen.values())[1:], (GIB, 2 * GIB), strict=True))  # type: ignore[operator]
-    big = cards(80 * GIB)
+    for plan, size in zip(list(seen.values())[1:], (GIB, 2 * GIB), strict=True):
+        assert plan.short is not None
+        assert -plan.short >= size
+    two = rank([Q4], Wish(parallel=None), cards(13 * GIB, 13 * GIB, ram=64 * GIB)).plans[0]
+    assert two.parallel == 64  # a tenth of each is left, not of both on each
+    assert (
+        rank([Q4], Wish(parallel=None), cards(80 * GIB, GIB, ram=64 * GIB)).plans[0].parallel == 64
+    )  # the other one gets nothing
+    short_of_ram = cards(80 * GIB)
+    assert rank([Q4], Wish(parallel=None), short_of_ram).plans[0].parallel == 16
+    big = cards(80 * GIB, ram=64 * GIB)
     for wish, found in (
         (Wish(parallel=None, ctx=4096), 16),  # too small a context to share among more
         (Wish(parallel=None, ctx=16384), 32),
-        (Wish(parallel=None, n_batch=32), 32),
+        (Wish(parallel=None, n_batch=128), 32),  # prompts need places, too
+        (Wish(parallel=None, n_batch=64), 16),
         (Wish(parallel=None, per_request=100), 64),
         (Wish(parallel=16), 16),
         (Wish(parallel=None, gpu_layers=20), 16),

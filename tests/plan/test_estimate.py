@@ -250,9 +250,9 @@ def test_what_cuda_takes_beside_buffers() -> None:
     without, plain = replace(whole, flash=False), replace(SEVEN, floats=True)
     for weights, setup in ((SEVEN, without), (plain, whole), (plain, without)):
         assert 83 * MIB <= taken(weights, setup) - taken(SEVEN, whole) <= 90 * MIB
-    adapted = estimate(SEVEN, whole, cards(GIB), lora=MIB).on_gpus
+    bare, adapted = (estimate(SEVEN, whole, cards(GIB), lora=size).on_gpus for size in (0, MIB))
     assert adapted.runtime == taken(SEVEN, without)
-    assert pool(plain, whole) == 512 * 2 * (SEVEN.hidden + SEVEN.inner) > pool(SEVEN, whole)
+    assert adapted.compute - bare.compute == pool(plain, whole) - pool(SEVEN, whole)
     assert pool(SEVEN, without) == 512 * 4096 * 32 * 2
 
 

@@ -43,6 +43,10 @@ def test_the_memory_that_decides(
     assert (machine.free, machine.ram, machine.unified, machine.stated) == (free, 10 * GIB, unified, False)
     assert [device.name for device in machine.gpus] == [device.name for device in devices]
     assert this_machine(on_gpu=False) == Machine(10 * GIB)
+    own = hardware.CUDA_CONTEXT if devices and not unified else 0
+    assert machine.opened == own
+    monkeypatch.setattr(hardware, "has_computed", lambda: True)
+    assert this_machine().opened == (own + hardware.CUDA_LOADED if own else 0)
 
 
 def test_a_system_that_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:

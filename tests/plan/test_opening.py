@@ -22,7 +22,7 @@ from stellar_local.plan import opening
 from stellar_local.plan.choose import Plan, Wish
 from stellar_local.plan.estimate import Buffers, Setup, kernels, pool, scratch, work
 from stellar_local.plan.explain import given_up
-from stellar_local.plan.hardware import Machine, stated_machine
+from stellar_local.plan.hardware import CUDA_CONTEXT, CUDA_LOADED, Machine, stated_machine
 from stellar_local.plan.models import candidates
 from stellar_local.plan.opening import Reason, choose, freed, lesser, open_fitting, prove
 from stellar_local.plan.weights import Weights
@@ -179,6 +179,13 @@ def test_what_goes_is_free_afterwards(spm_folder: Path) -> None:
     after = freed(card, plan.need)
     assert after.gpus[0].free == (8 << 30) + plan.need.on_gpus.total
     assert after.ram == (4 << 30) + plan.need.host.kv + plan.need.host.compute
+    here = replace(card, gpus=(*card.gpus, Device("GPU1", "an idle one", 5, 8 << 30, False)), opened=CUDA_CONTEXT)
+    plan = choose(spm_folder, Wish(split=(1.0, 0.0)), machine=here).plan
+    after = freed(here, plan.need)
+    assert [one.free for one in after.gpus] == [(8 << 30) + plan.need.on_gpus.total - CUDA_CONTEXT, 5]
+    mac = Machine(4 << 30, (Device("Metal", "M", 4 << 30, 4 << 30, True),))
+    plan = choose(spm_folder, Wish(), machine=mac).plan
+    assert freed(mac, plan.need).ram == (4 << 30) + plan.need.host.kv + plan.need.host.compute + plan.need.on_gpus.total
 
 
 def test_llama_cpp_is_asked_where_it_is_tight(spm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,18 +238,26 @@ def test_a_gpu_computes_only_where_there_is_room(
     monkeypatch.setattr(opening, "running", lambda context: setup)
     with Model(spm_model) as model, Context(model, 512) as context:
         context.offloaded, weights = True, Weights.of(model.header)
-        needed = kernels(weights, setup, by_cublas=adapted) + pool(weights, setup)
+        needed = kernels(weights, setup, adapted) + pool(weights, setup, adapted) + (16 << 20)
         assert needed > (83 + 77 * adapted) << 20
-        for free, room in ((needed - 1, False), (needed + (16 << 20), True)):
+        for free, room in ((needed - 1, False), (needed, True)):
             cards = [Device("CUDA0", "a card", free, 8 << 30, False)]
             cards += [Device("CUDA1", "a full one", 1, 8 << 30, False)] * bool(shares)
-            machine(Machine(None, tuple(cards)))
+            seen = machine(Machine(None, tuple(cards)))
             if room:
                 prove(context, adapted)
             else:
-                with pytest.raises(ShortMemoryError, match=r"MiB of CUDA0 are left to compute with, of \d+ MiB"):
+                with pytest.raises(ShortMemoryError, match=r"computing needs \d+ MiB of CUDA0, and \d+ MiB are"):
                     prove(context, adapted)
             assert len(warmed) == room
+        machine(replace(seen, gpus=(replace(seen.gpus[0], free=needed - CUDA_LOADED), *seen.gpus[1:])))
+        with pytest.raises(ShortMemoryError):
+            prove(context, adapted)
+        machine(replace(opening.this_machine(), opened=CUDA_CONTEXT + CUDA_LOADED))  # after an earlier model
+        prove(context, adapted)
+        small = Device("Metal", "M", pool(weights, setup, adapted) + (16 << 20), 8 << 30, True)
+        machine(Machine(None, (small, *[replace(small, free=1)] * bool(shares))))  # which has no kernels to load
+        prove(context, adapted)
 
 
 def test_a_processor_is_asked_for_the_memory_it_will_touch(spm_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
