@@ -253,6 +253,7 @@ def test_what_cuda_takes_beside_buffers() -> None:
     bare, adapted = (estimate(SEVEN, whole, cards(GIB), lora=size).on_gpus for size in (0, MIB))
     assert adapted.runtime == taken(SEVEN, without)
     assert adapted.compute - bare.compute == pool(plain, whole) - pool(SEVEN, whole)
+    assert pool(plain, whole) == 512 * 2 * (SEVEN.hidden + SEVEN.inner) > pool(SEVEN, whole)
     assert pool(SEVEN, without) == 512 * 4096 * 32 * 2
 
 
