@@ -6,6 +6,7 @@ retouched, so the answers are the model's own.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -82,8 +83,14 @@ class Screen:
                 before, since = now, time.monotonic()
             time.sleep(0.1)
 
-    def close(self) -> None:
+    def close(self, most: float = 10.0) -> None:
+        """End the server, and wait until what ran in it has ended as well: until then it writes to its folder."""
+        running, ends = int(self._tmux("list-panes", "-F", "#{pane_pid}")), time.monotonic() + most
         self._tmux("kill-server")
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < ends:
+                os.kill(running, 0)
+                time.sleep(0.05)
 
 
 def draw(screen: str, path: Path) -> None:
