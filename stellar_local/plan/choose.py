@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from ..native.devices import check_shares
 from ..runtime import DEFAULT_CONTEXT, sequences_of
@@ -25,6 +26,7 @@ _SPARE = 128 << 20  # bytes of each place that are left alone: what is free ther
 # Percent of perplexity. Within the first, levels count as equally good, and the smaller and faster one is preferred;
 # up to the second, a whole model on the GPU is preferred to a better one that leaves layers to the processor.
 _SAME, _LITTLE, _MUCH = 0.1, 5.0, 15.0
+_NEVER = (1 << 30,)  # after every other
 _MOSTLY, _HALF = 0.8, 0.5  # of the layers on the GPU: slower, but not by as much as a lower level loses
 
 
@@ -122,17 +124,29 @@ def rank(
     """
     if wish.split:
         check_shares(wish.split, machine.gpus)
-    wish = replace(wish, split=wish.split or _without_small(machine))
+    wishes = [wish] if wish.split else [replace(wish, split=split) for split in _shares(machine)]
     plans: list[Plan] = []
     refused: list[Plan] = []
     for model in models:
-        planner = _Planner(model, wish, machine, buffers)
-        ideal, *found = planner.plans()
+        tried = [_Planner(model, one, machine, buffers).plans() for one in wishes]
+        ideal, *found = min(tried, key=lambda made: min(map(_order, made[1:]), default=_NEVER))  # the first of equals
         plans += found
         if not ideal.fits:
             refused.append(ideal)
     ranked = reversed(plans) if machine.free is None else sorted(plans, key=_order)
     return Ranking(machine, tuple(ranked), tuple(refused))
+
+
+def _shares(machine: Machine) -> Iterator[tuple[float, ...]]:
+    """The shares to try: by free memory, then with the smallest card left out, the next one … Layers are spread by what
+    is free, though each card takes some for itself first, so that a small one can be worse than none.
+    """
+    shares = _without_small(machine)
+    yield shares
+    left = list(shares or [float(device.free) for device in machine.gpus])
+    while sum(size > 0 for size in left) > 1 and all(one.total for one in machine.gpus):
+        left[left.index(min(size for size in left if size > 0))] = 0.0
+        yield tuple(left)
 
 
 def _without_small(machine: Machine) -> tuple[float, ...]:
@@ -147,7 +161,8 @@ def _order(plan: Plan) -> tuple[float, ...]:
 
     0 whole, little loss of quality, nothing given up but the KV's precision; 1 as 0, but some layers are left to the
     processor; 2 whole, little loss, half the context or of the requests at once given up; 3 whole and as wished, much
-    loss; 4 at least half of the layers on the GPU, or less context still; 5 what else there is.
+    loss; 4 at least half of the layers on the GPU, or less context still; 5 what else there is, and 6 what loses very
+    much besides.
     """
     share = plan.setup.gpu_layers / plan.model.weights.layers
     size, most = plan.setup.n_ctx, plan.ideal
@@ -155,7 +170,7 @@ def _order(plan: Plan) -> tuple[float, ...]:
     if plan.whole:
         tier = (0 if little else 3 if much else 5) if size >= most else 2 if little and 2 * size >= most else 4
         return (tier if much else 5, plan.percent // _SAME, -size, plan.model.weights.total)
-    tier = 1 if little and share >= _MOSTLY else 4 if much and share >= _HALF else 5
+    tier = 1 if little and share >= _MOSTLY else 4 if much and share >= _HALF else 5 if much else 6
     return (tier, -share // _SAME, plan.percent // _SAME, -size, plan.model.weights.total)
 
 
@@ -260,19 +275,23 @@ class _Planner:
         return self._wish.ctx or default_context(self._weights, parallel)
 
     def _partial(self, wishes: Sequence[tuple[int, str, int]]) -> list[Plan]:
-        """As many layers on the GPU as fit, at the full context."""
+        """As many layers on the GPU as fit, at the full context; less of that where not even main memory holds it."""
         if not self._machine.gpus or self._wish.gpu_layers is not None:
             return []
-        found = []
-        for variant in [one for one in wishes if one[0] == wishes[0][0] and one[1] in (self._wish.kv, "f16", "q8_0")]:
-            low, high = -1, self._weights.layers  # low fits, or none is known to; high does not
-            while high - low > 1:
-                middle = (low + high) // 2
-                low, high = (middle, high) if self._least(*variant, middle).fits else (low, middle)
-            if low >= 0:
-                found.append(self._least(*variant, low))
-        best = max(found, key=lambda plan: plan.setup.gpu_layers, default=None)  # the first of equals
-        return [best] if best else []
+        full = [one for one in wishes if one[0] == wishes[0][0] and one[1] in (self._wish.kv, "f16", "q8_0")]
+        found = [plan for variant in full if (plan := self._most_layers(variant))]
+        if found:
+            return [max(found, key=lambda plan: plan.setup.gpu_layers)]  # the first of equals
+        lesser = (plan for variant in wishes if variant not in full and (plan := self._most_layers(variant)))
+        return list(islice(lesser, 1))
+
+    def _most_layers(self, variant: tuple[int, str, int]) -> Plan | None:
+        """A variant with as many layers on the GPU as fit, if it fits with any number, or none."""
+        low, high = -1, self._weights.layers  # low fits, or none is known to; high does not
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._least(*variant, middle).fits else (low, middle)
+        return self._least(*variant, low) if low >= 0 else None
 
     def _plan(self, n_ctx: int, kv: str, parallel: int, gpu_layers: int) -> Plan:
         wish = self._wish

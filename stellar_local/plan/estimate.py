@@ -209,8 +209,8 @@ def _runtime(weights: Weights, setup: Setup, machine: Machine, number: int, used
 
 
 def _driver(weights: Weights, setup: Setup, machine: Machine, adapted: bool) -> int:
-    """Bytes of main memory that CUDA takes for itself."""
-    count = sum(map(is_cuda, machine.gpus))
+    """Bytes of main memory that CUDA takes for itself; cards that the user states may be CUDA's."""
+    count = sum(is_cuda(device) or (machine.stated and not machine.unified) for device in machine.gpus)
     found = CUDA_PROGRAM + (count - 1) * CUDA_PROGRAM_MORE if count else 0
     if found and setup.gpu_layers:
         found += CUBLAS_PROGRAM_SCORES if not setup.flash else (adapted or weights.floats) * CUBLAS_PROGRAM

@@ -104,6 +104,8 @@ def refusal(plan: Plan, ranking: Ranking, name: str, texts: Texts) -> str:
         if machine.gpus and machine.ram is not None:
             return texts("plan.refused_both", ram=amount(machine.ram), **values)
         return texts("plan.refused", **values)
+    if not lesser.setup.gpu_layers and machine.ram is not None:  # it is in main memory that it fits
+        values["free"] = amount(machine.ram)
     how = given_up(plan, lesser, texts)
     return texts("plan.refused_but" if lesser.whole else "plan.refused_slower", how=how, **values)
 

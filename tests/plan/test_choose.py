@@ -6,7 +6,7 @@ import pytest
 from plan_cases import GIB, NOTHING, PLENTY, cards, ideal_of, made
 
 from stellar_local.native.devices import Device
-from stellar_local.plan.choose import Plan, Ranking, Wish, default_context, planned, rank
+from stellar_local.plan.choose import Plan, Ranking, Wish, _order, default_context, planned, rank
 from stellar_local.plan.estimate import Buffers, Setup, estimate
 from stellar_local.plan.hardware import Machine, stated_machine
 from stellar_local.plan.models import Candidate, named
@@ -91,6 +91,38 @@ def test_a_gpu_with_room_answers_more_at_once() -> None:
         assert rank([Q4], wish, big).plans[0].parallel == found, wish
     for other in (Machine(80 * GIB), Machine(80 * GIB, (Device("Metal", "M", 80 * GIB, 80 * GIB, True),))):
         assert rank([Q4], Wish(parallel=None), other).plans[0].parallel == 16
+
+
+@pytest.mark.parametrize("name", ["7b", "8b", "13b"])
+@pytest.mark.parametrize("parallel", [1, None])
+def test_a_second_card_makes_nothing_worse(name: str, parallel: int | None) -> None:
+    """However small it is: what it would be given may take more of it than it is worth."""
+    models, wish = named(name), Wish(parallel=parallel)
+    for first_card in (6, 8, 10, 12, 16, 24):
+        alone = rank(models, wish, cards(first_card * GIB, ram=32 * GIB)).plans[0]
+        for tenths in (6, 12, 15, 20, 40):
+            both = rank(models, wish, cards(first_card * GIB, tenths * GIB // 10, ram=32 * GIB)).plans[0]
+            assert _order(both) <= _order(alone), (first_card, tenths)
+    fixed = rank(models, Wish(split=(3.0, 1.0)), cards(24 * GIB, 2 * GIB, ram=32 * GIB))
+    assert {one.setup.split for one in fixed.plans} == {(3.0, 1.0)}
+
+
+def test_little_context_in_main_memory_is_better_than_nothing() -> None:
+    (q2,) = named("7b", "Q2_K")
+    machine = cards(GIB // 2, ram=int(3.6 * GIB))
+    (plan,) = rank([q2], Wish(parallel=None), machine).plans
+    assert (plan.setup.gpu_layers, plan.need.on_gpus.total) == (0, 0)
+    assert plan.setup.n_ctx < 4096
+    assert rank([q2], Wish(ctx=4096), machine).plans == ()
+
+
+def test_what_loses_very_much_is_last_where_the_processor_computes_as_well() -> None:
+    for name in ("7b", "8b", "13b"):
+        for half in range(2, 12):
+            ranked = rank(named(name), Wish(), cards(half * GIB // 2, ram=32 * GIB)).plans
+            poor = [one.percent > 15 for one in ranked if not one.whole]
+            assert poor == sorted(poor)
+            assert ranked[0].percent <= 15
 
 
 def test_layers_are_left_to_the_processor_before_much_context_is() -> None:

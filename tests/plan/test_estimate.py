@@ -32,7 +32,7 @@ from stellar_local.plan.estimate import (
     spread,
     work,
 )
-from stellar_local.plan.hardware import CUDA_CONTEXT, Machine
+from stellar_local.plan.hardware import CUDA_CONTEXT, Machine, stated_machine
 from stellar_local.plan.probe import buffers_in
 from stellar_local.plan.shapes import shape_header
 from stellar_local.plan.sparse import write_sparse
@@ -269,6 +269,8 @@ def test_cuda_maps_its_libraries() -> None:
     assert taken(whole, GIB, GIB) - one == CUDA_PROGRAM_MORE
     assert taken(replace(whole, flash=False), GIB) - one == CUBLAS_PROGRAM_SCORES
     assert taken(Setup(4096, flash=False), GIB) == one  # the processor computes it
+    assert estimate(SEVEN, whole, stated_machine([GIB])).host.runtime == one  # whose ever it is
+    assert estimate(SEVEN, whole, Machine(GIB, (Device("Vulkan0", "", GIB, GIB, False),))).host.runtime == alone
 
 
 def test_a_context_that_is_there_is_counted_once() -> None:

@@ -155,6 +155,7 @@ def test_a_refusal_says_what_would_fit() -> None:
         r"it fits 8.0 GiB, slower",
         sentence(cards(8 * GIB)),
     )
+    assert sentence(cards(GIB // 2, ram=16 * GIB)).endswith("GiB of main memory it fits 16.0 GiB, slower")
     assert re.fullmatch(
         rf"13B Q4_K_M needs {size} at 4,096; with q8_0 KV instead of f16 it fits 10.0 GiB", sentence(cards(10 * GIB))
     )
