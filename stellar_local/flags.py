@@ -50,7 +50,8 @@ parallel_option = click.option(
     "--parallel",
     type=click.IntRange(1, MOST_PARALLEL),
     metavar="N",
-    help=f"Lines answered at once, 1 to {MOST_PARALLEL} [default: 16, or what fits; up to 64 on a graphics card].",
+    help=f"Lines answered at once, 1 to {MOST_PARALLEL} "
+    f"[default: 16, or what fits; up to {MOST_PARALLEL} on a graphics card].",
 )
 per_request_option = click.option(
     "--per-request",

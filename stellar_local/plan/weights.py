@@ -10,11 +10,12 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import ModelError
+from ..native.ggml import GgmlType
 from ..native.header import Header
 
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}  # of one value, block scales included
 _SENTENCEPIECE, _MERGES_A_TOKEN = 1 << 16, 2.2  # LLaMA 2's vocabularies are smaller; 280,147 of 128,256 tokens
-_FLOATS = {0, 1, 30}  # F32, F16 and BF16 of enum ggml_type
+_FLOATS = {GgmlType.F32, GgmlType.F16, GgmlType.BF16}
 _BLOCK = 32  # values, of q8_0 and of q4_0
 CELLS = 256  # llama.cpp rounds a context up to whole blocks of so many cells
 

@@ -73,11 +73,9 @@ def test_a_gpu_with_room_answers_more_at_once() -> None:
         assert -plan.short >= size
     two = rank([Q4], Wish(parallel=None), cards(13 * GIB, 13 * GIB, ram=64 * GIB)).plans[0]
     assert two.parallel == 64  # a tenth of each is left, not of both on each
-    assert (
-        rank([Q4], Wish(parallel=None), cards(80 * GIB, GIB, ram=64 * GIB)).plans[0].parallel == 64
-    )  # the other one gets nothing
-    short_of_ram = cards(80 * GIB)
-    assert rank([Q4], Wish(parallel=None), short_of_ram).plans[0].parallel == 16
+    uneven = cards(80 * GIB, GIB, ram=64 * GIB)  # of which the second gets nothing
+    assert rank([Q4], Wish(parallel=None), uneven).plans[0].parallel == 64
+    assert rank([Q4], Wish(parallel=None), cards(80 * GIB)).plans[0].parallel == 16  # as where main memory lacks
     big = cards(80 * GIB, ram=64 * GIB)
     for wish, found in (
         (Wish(parallel=None, ctx=4096), 16),  # too small a context to share among more
