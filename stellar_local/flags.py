@@ -66,7 +66,11 @@ model_argument = click.argument("model", type=click.Path(path_type=Path))
 
 
 def wish_of(
-    options: RuntimeOptions, parallel: int | None = 1, deterministic: bool = False, per_request: int | None = None
+    options: RuntimeOptions,
+    parallel: int | None = 1,
+    deterministic: bool = False,
+    per_request: int | None = None,
+    outputs: int = 0,
 ) -> Wish:
     """What options fix of a plan. Raises UsageError for what cannot go together, ModelError for a missing adapter."""
     from .native.attention import check_attention
@@ -92,6 +96,7 @@ def wish_of(
         flash_attn="on" if deterministic and options.flash_attn == "auto" else options.flash_attn,
         split=options.tensor_split,
         lora=sum(path.stat().st_size for path in adapters),
+        outputs=outputs,
     )
 
 
@@ -127,10 +132,12 @@ class Setup:
         parallel: int | None = 1,
         deterministic: bool = False,
         per_request: int | None = None,
+        outputs: int = 0,
     ) -> Runtime:
         """Plan how to run MODEL, tell it, and open it so, or with less where memory turns out to be short.
 
-        `parallel` None lets the plan say how many requests run at once.
+        `parallel` None lets the plan say how many requests run at once. `outputs` are the logits of prompts wanted at
+        once, by those that measure.
         """
         from .native.library import set_verbose
         from .plan.explain import describe, given_up, noted
@@ -139,7 +146,7 @@ class Setup:
 
         options, texts = options or self.runtime, texts or Texts("en")
         set_verbose(self._verbose)
-        wish = wish_of(options, parallel, deterministic, per_request)
+        wish = wish_of(options, parallel, deterministic, per_request, outputs)
         choice = choose(model, wish, options.level)
         if tell:
             tell(choice)
@@ -162,6 +169,7 @@ class Setup:
                 deterministic=deterministic,
                 per_request=setup.n_ctx // plan.parallel if per_request else None,
                 prove=prove,
+                outputs=outputs,
             )
 
         runtime, plan = open_fitting(choice, wish, make)

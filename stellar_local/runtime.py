@@ -95,7 +95,8 @@ def asked_cells(options: RuntimeOptions, parallel: int = 1, per_request: int | N
 class Runtime:
     """A loaded model with an engine that runs `parallel` requests at once. Close it, or use it as a context manager.
 
-    They share the context; with `per_request` each has that many tokens of its own instead. `prove` is given each
+    They share the context; with `per_request` each has that many tokens of its own instead. `outputs` bounds how many
+    logits of prompts are read at once, for measuring [default: one a sequence]. `prove` is given each
     context that is made, and whether adapters will run on it, before anything does, and raises what shows that it
     cannot be used.
 
@@ -112,10 +113,11 @@ class Runtime:
         deterministic: bool = False,
         per_request: int | None = None,
         prove: Callable[[Context, bool], None] | None = None,
+        outputs: int = 0,
     ) -> None:
         self.notes: list[str] = []
         self.options = options
-        self._lanes, self._prove = (parallel, deterministic, per_request), prove
+        self._lanes, self._prove, self._outputs = (parallel, deterministic, per_request), prove, outputs
         check_batch(options.batch_size, parallel)
         chosen = load_template(options.template) if options.template else None  # before the slow part
         adapters = _parse_adapters(options.lora)
@@ -153,6 +155,7 @@ class Runtime:
             n_batch=options.batch_size,
             threads=options.threads or 0,
             kv_type=options.kv or DEFAULT_KV,
+            outputs=self._outputs,
             unified=per_request is None,
             flash_attn=options.flash_attn,
         )

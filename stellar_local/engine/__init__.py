@@ -1,6 +1,7 @@
 """Many requests over one context: continuous batching, prefix reuse, sampling, incremental text.
 
-Layers: engine > kept, scheduler > prefixes > memory, job > text, request > structure > closing, lark, schema > gbnf
+Layers: engine > kept, scheduler > prefixes > memory, job > likelihood, text, request > structure > closing, lark,
+schema > gbnf
 Knows token ids, not prompts: whoever submits a request has rendered and tokenized it.
 """
 

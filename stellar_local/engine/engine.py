@@ -176,8 +176,10 @@ class Engine:
             raise RequestError("invalid_request", "the prompt has token ids that the model lacks", "tokenize it anew")
         if not 0 <= request.begun <= size:
             raise RequestError("invalid_request", f"{request.begun} of {size} tokens cannot be the answer's beginning")
+        if not 0 <= request.scored < size or (request.scored and request.begun):
+            raise RequestError("invalid_request", f"{request.scored} of {size} tokens cannot be scored after others")
         stream = Stream(self, on_end)
-        limit = min(request.sampling.max_tokens or room, room - size)
+        limit = 0 if request.scored else min(request.sampling.max_tokens or room, room - size)
         job = Job(self.context.model, request, limit, stream.put)
         with self._wake:
             try:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ..errors import RequestError, StellarError
 from ..native.model import Model
 from ..native.sampler import Sampler, logprobs
+from .likelihood import log_likelihoods
 from .request import Adapters, Answer, FinishReason, Request, Timing, TokenLogprob, Usage
 from .text import TextStream
 
@@ -32,7 +33,9 @@ class Job:
     def __init__(self, model: Model, request: Request, limit: int, put: Callable[[Event], None]) -> None:
         self._model, self.request, self.limit, self._deliver = model, request, limit, put
         self.number = 0
-        self.tokens = list(request.tokens)
+        # Of tokens that are only scored the last is not computed: nothing follows it.
+        self.tokens = list(request.tokens[:-1] if request.scored else request.tokens)
+        self._scores: list[float] = []
         self.cached = 0
         self.failures, self.doubtful = 0, False  # decode calls that failed under it; whether the last one did
         self.sequence = -1  # the sequence it runs in; -1 while it waits
@@ -46,8 +49,8 @@ class Job:
         self._constraint = request.grammar.start(limit + request.begun) if request.grammar else None
         self._shown = ""  # of what is still to come: what the reader of the answer's beginning has seen
         self._begin()
-        self._sampler: Sampler | None = Sampler(sampling, model)
-        self.seed = self._sampler.seed
+        self._sampler: Sampler | None = None if request.scored else Sampler(sampling, model)
+        self.seed = self._sampler.seed if self._sampler else 0
         self._submitted = time.monotonic()
         self._started = self._first = 0.0
 
@@ -81,14 +84,26 @@ class Job:
     @property
     def generated(self) -> int:
         """How many tokens were generated, those that it began with not counted."""
-        return len(self.tokens) - len(self.request.tokens)
+        return 0 if self.request.scored else len(self.tokens) - len(self.request.tokens)
+
+    @property
+    def looks_from(self) -> int:
+        """The place of the first token whose logits are wanted next: what follows cannot be shared with others."""
+        if not self.request.scored:
+            return len(self.tokens) - 1
+        return len(self.tokens) - self.request.scored + len(self._scores)
+
+    @property
+    def shareable(self) -> list[int]:
+        """The tokens up to that one, which must be computed."""
+        return self.tokens[: self.looks_from + 1] if self.request.scored else self.tokens
 
     def start(self, cached: int) -> None:
         """Begin, or go on, in a sequence that has `cached` of the tokens in memory already."""
         if not self._started:
-            assert self._sampler is not None
             self.cached, self._started = cached, time.monotonic()
-            self._sampler.remember(self.request.tokens)
+            if self._sampler:
+                self._sampler.remember(self.request.tokens)
 
     @property
     def greedy(self) -> bool:
@@ -120,6 +135,22 @@ class Job:
         if self._text.stopped or (self._constraint and self._constraint.stopped):
             return self._checked("stop")
         return self._checked("length") if self.generated >= self.limit else None
+
+    def score(self, logits: npt.NDArray[np.float32]) -> FinishReason | None:
+        """Take the next logits of scored tokens, of shape (tokens, n_vocab); returns the reason if these were the last.
+
+        Raises RequestError where they are no numbers.
+        """
+        self._first = self._first or time.monotonic()
+        done = len(self._scores)
+        first = len(self.request.tokens) - self.request.scored + done
+        found = log_likelihoods(logits, self.request.tokens[first : first + len(logits)])
+        if not np.isfinite(found).all():
+            raise RequestError("not_a_number", "the model computes NaN or infinite values", "check its weights")
+        if self.request.look:
+            self.request.look(done, logits)
+        self._scores += found.tolist()
+        return "stop" if len(self._scores) == self.request.scored else None
 
     def _checked(self, reason: FinishReason) -> FinishReason:
         """The reason, unless a document would be passed off as done that is not."""
@@ -169,6 +200,7 @@ class Job:
                 seed=self.seed,
                 tokens=tuple(self.tokens[self._from :]),
                 logprobs=tuple(self._logprobs),
+                scores=tuple(self._scores),
             )
         )
 

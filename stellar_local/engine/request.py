@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from ..config import SamplingOptions
 from ..native.adapter import Adapter
@@ -12,6 +15,7 @@ from .structure import Grammar
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Adapters = tuple[tuple[Adapter, float], ...]
+Look = Callable[[int, npt.NDArray[np.float32]], None]
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,10 @@ class Request:
     The last `begun` tokens are the beginning of the answer, generated before, which goes on from there: its text is all
     of it, and stop texts, placeholders, grammar and penalties see it whole. Only what is new is streamed, counted and
     bounded by max_tokens.
+
+    With `scored`, nothing is generated: the answer's `scores` say how likely each of the last `scored` tokens was after
+    those before it. `look` is given the logits that tell it, in the engine's thread, once for each: the number of the
+    first of these tokens, from 0 on, and float32 [tokens, n_vocab], good until it returns.
     """
 
     tokens: tuple[int, ...]
@@ -33,6 +41,8 @@ class Request:
     grammar: Grammar | None = None
     adapters: Adapters = ()
     begun: int = 0
+    scored: int = 0
+    look: Look | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,7 @@ class TokenLogprob:
 class Answer:
     """A finished request. `text` and `tokens` begin with what the request had begun. An answer cut within a character
     leaves it out of the text; the tokens have its bytes. `seed` reproduces a sampled answer. `logprobs` has one entry a
-    new token where they were asked for.
+    new token where they were asked for, `scores` the natural logarithm of each scored token's probability.
     """
 
     text: str
@@ -84,3 +94,4 @@ class Answer:
     seed: int
     tokens: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    scores: tuple[float, ...] = ()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from itertools import islice
+from itertools import accumulate, islice
 
 from ..errors import StellarError
 from ..native.context import Chunk, Context, Decoded
@@ -86,7 +86,7 @@ class Scheduler:
                 self.memory.append(job.sequence, chunk.tokens)
                 self.computed += max(0, min(len(job.request.tokens) - chunk.position, len(chunk.tokens)))
                 job.doubtful = False
-            self._sample([job for job, chunk in planned if chunk.outputs])
+            self._take([(job, chunk.outputs) for job, chunk in planned if chunk.outputs])
             return
         for job, _ in planned:
             self.memory.truncate(job.sequence, len(self.memory.tokens[job.sequence]))
@@ -94,20 +94,25 @@ class Scheduler:
             full = StellarError("llama.cpp has no room left in its KV memory", "give a larger --ctx")
             self._failed([job for job, _ in planned], full)
 
-    def _sample(self, jobs: list[Job]) -> None:
+    def _take(self, outputs: list[tuple[Job, int]]) -> None:
+        """Give each job its rows of the logits, as many as stand beside it: to sample from, or to score with."""
         logits = self.context.logits
-        greedy = [row for row, job in enumerate(jobs) if job.greedy]
-        likeliest = best_tokens(logits, greedy)
-        for row, job in enumerate(jobs):
+        rows = list(accumulate((count for _, count in outputs), initial=0))
+        likeliest = best_tokens(logits, [row for row, (job, _) in zip(rows, outputs, strict=False) if job.greedy])
+        for row, (job, count) in zip(rows, outputs, strict=False):
             try:
-                reason = job.take(logits, row, likeliest.get(row))
+                if job.request.scored:
+                    reason = job.score(logits[row : row + count])
+                else:
+                    reason = job.take(logits, row, likeliest.get(row))
             except BaseException as error:  # a grammar's panic is no Exception; no other request may suffer from it
                 self._leave(job)
                 job.fail(told(error))
                 continue
-            self.generated += 1
+            self.generated += not job.request.scored
             if reason:
-                self._usual += (max(job.generated, 1) - self._usual) / 16
+                if not job.request.scored:
+                    self._usual += (max(job.generated, 1) - self._usual) / 16
                 self._leave(job)
                 job.finish(reason)
 
@@ -157,6 +162,7 @@ class Scheduler:
         then prompts, the oldest first.
         """
         room = self.context.n_batch
+        rows = self.context.outputs - sum(not job.request.scored for job in self.running)  # left for scoring
         pending = [(len(job.tokens) - len(self.memory.tokens[job.sequence]), job) for job in self.running]
         pending.sort(key=lambda pair: pair[0] > 1)  # `running` is in the order of arrival
         planned: list[tuple[Job, Chunk]] = []
@@ -167,8 +173,16 @@ class Scheduler:
                 taken = min(taken, self._alignment - done % self._alignment)
             if not taken:
                 break
+            outputs = int(taken == size)
+            if job.request.scored:
+                unseen = max(job.looks_from - done, 0)
+                taken = min(taken, unseen + rows)
+                outputs = max(taken - unseen, 0)
+                rows -= outputs
+                if not taken:
+                    continue
             part = job.tokens[done : done + taken]
-            planned.append((job, Chunk(job.sequence, done, part, int(taken == size))))
+            planned.append((job, Chunk(job.sequence, done, part, outputs)))
             room -= taken
         planned.sort(key=lambda pair: pair[1])  # as the call has them
         return planned
@@ -241,7 +255,7 @@ class Scheduler:
             if job.awaits and self._computes(*job.awaits):
                 reserved += 1
                 continue
-            source, shared = self.prefixes.longest(job.tokens, job.adapters)
+            source, shared = self.prefixes.longest(job.shareable, job.adapters)
             if job.awaits is None:  # once: there may always be another that computes a longer one
                 job.awaits = self._coming(job, shared)
                 if job.awaits:
@@ -276,15 +290,18 @@ class Scheduler:
 
     def _coming(self, job: Job, shared: int) -> tuple[Job, int] | None:
         """A running job that is about to compute a longer common prefix, and that prefix's length."""
+        tokens = job.shareable
         for other in self.running:
             if self._computes(other, len(other.request.tokens)) and other.adapters == job.adapters:
-                common = min(shared_length(other.tokens, job.tokens), len(job.tokens) - 1)
+                common = min(shared_length(other.tokens, tokens), len(tokens) - 1)
                 if common >= shared + _WORTH_WAITING:
                     return other, common
         return None
 
     def _expected(self, job: Job) -> int:
         """Cells that a job's answer will probably still need: as many as answers usually have, and some."""
+        if job.request.scored:
+            return 0
         left = job.limit - job.generated
         return min(left, max(int(1.25 * self._usual) - job.generated, 16))
 

@@ -34,7 +34,7 @@ _MOSTLY, _HALF = 0.8, 0.5  # of the layers on the GPU: slower, but not by as muc
 class Wish:
     """What is asked for; None is the planner's to choose. `parallel` requests run at once; with `per_request` each has
     that many tokens of its own, else they share `ctx`; `separate` means that no request keeps what others could use.
-    `lora` are the bytes of adapters.
+    `lora` are the bytes of adapters, `outputs` the logits of a batch that are wanted at once, where that is many.
     """
 
     ctx: int | None = None
@@ -47,6 +47,7 @@ class Wish:
     flash_attn: str = "auto"
     split: tuple[float, ...] = ()
     lora: int = 0
+    outputs: int = 0
 
     def sequences(self, parallel: int) -> int:
         """The sequences of a context for so many requests at once."""
@@ -300,6 +301,7 @@ class _Planner:
             kv=kv,
             gpu_layers=gpu_layers,
             sequences=wish.sequences(parallel),
+            outputs=wish.outputs,
             n_batch=min(wish.n_batch, n_ctx),
             unified=wish.per_request is None,
             split=wish.split,

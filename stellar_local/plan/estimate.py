@@ -43,7 +43,7 @@ CUBLAS_PROGRAM, CUBLAS_PROGRAM_SCORES = 48 * MIB, 192 * MIB
 class Setup:
     """How a model is run. `n_ctx` tokens of KV in all, of type `kv`, shared by `sequences`; `gpu_layers` as llama.cpp
     counts them; prompts are computed `n_batch` tokens at a time; `split` are the shares of several GPUs, if stated.
-    `flash` attention needs no room for all scores.
+    `flash` attention needs no room for all scores. A batch gives the logits of one token a sequence, or of `outputs`.
     """
 
     n_ctx: int
@@ -54,6 +54,12 @@ class Setup:
     unified: bool = True
     flash: bool = True
     split: tuple[float, ...] = ()
+    outputs: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Of how many tokens of a batch logits are kept."""
+        return max(self.outputs, self.sequences)
 
     @property
     def streams(self) -> int:
@@ -249,8 +255,8 @@ def _compute(
 
 
 def outputs(weights: Weights, setup: Setup) -> int:
-    """Bytes of the logits that are read back: one row a sequence, float32."""
-    return 4 * weights.vocab * setup.sequences
+    """Bytes of the logits that are read back, float32."""
+    return 4 * weights.vocab * setup.rows
 
 
 def work(weights: Weights, setup: Setup, on_gpu: bool = False) -> int:
@@ -270,7 +276,7 @@ def work(weights: Weights, setup: Setup, on_gpu: bool = False) -> int:
     elif on_gpu and setup.kv != "f16":
         rows = max(rows, 2 * setup.streams * cells * widths + row * 4 * weights.hidden)
     mask = tokens * cells * (2 if setup.flash else 4)
-    return max(rows, 4 * setup.sequences * weights.vocab) + mask + _INPUTS * tokens
+    return max(rows, 4 * setup.rows * weights.vocab) + mask + _INPUTS * tokens
 
 
 def scratch(weights: Weights, setup: Setup) -> int:

@@ -124,6 +124,7 @@ def running(context: Context) -> Setup:
         kv=context.kv_type,
         gpu_layers=min(context.model.gpu_layers, Weights.of(context.model.header).layers),
         sequences=context.sequences,
+        outputs=context.outputs if context.outputs > context.sequences else 0,
         n_batch=context.n_batch,
         unified=context.unified,
         flash=context.flash,

@@ -92,6 +92,7 @@ def context_of(model: Model, setup: Setup) -> Context:
         setup.sequences,
         setup.n_batch,
         kv_type=setup.kv,
+        outputs=setup.outputs,
         unified=setup.unified,
         flash_attn=setup.flash_attn,
     )
