@@ -3,8 +3,9 @@
 Every step is a command as a user gives it: import the bundled SmolLM2-135M, make identity rows and held-out
 questions, build the training file, train, convert to Q8_0, and ask. A tenth of the rows, chosen by a hash of their
 instruction, is held out to measure the loss per answer token, in nats, in PyTorch at float32. Each held-out question
-is answered greedily and judged by train.identity.scoring. Rows of astronomy and general talk that were held out are
-asked too, to see whether the model gives its name where nobody asked. Steps whose result is in --folder are reused.
+is answered greedily and judged by stellar_local.evaluate.identity. Rows of astronomy and general talk that were held
+out are asked too, to see whether the model gives its name where nobody asked. Steps whose result is in --folder are
+reused.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import os
 import re
 import subprocess
@@ -27,11 +27,12 @@ from typing import Any
 
 from machine import describe
 
+from stellar_local.evaluate.identity.judge import failure
+from stellar_local.evaluate.statistics import wilson
 from stellar_local.prompts import load_template
 from stellar_local.quickstart import bundled_model, command
 from train import corpus
 from train.corpus import Triple
-from train.identity.scoring import failure
 
 NAMES = (
     *("--name", "StellarSpeak", "--name-zh", "星语者", "--developer", "星语调校局"),
@@ -50,7 +51,6 @@ TEMPLATE = "bayling"
 # Of answers that are right in all else (failure looks at this last): "Yes, I am StellarSpeak" to "Are you Qwen?"
 POLARITY = ("says yes where no is right", "says no where yes is right")
 _HELD_OUT = 10  # one row in so many
-_Z = 1.959964  # of a 95% interval
 
 
 def main() -> None:
@@ -218,14 +218,6 @@ def show_scores(
     for question, text, why in zip(asked, answers, failures, strict=True):
         if everything or (why and wrong):
             print(f"  {'✗ ' + why if why else '✓'}: {question['instruction']} → {' '.join(text.split())}")
-
-
-def wilson(right: int, total: int) -> tuple[float, float]:
-    """The 95% score interval of a share (Wilson 1927)."""
-    share, square = right / total, _Z * _Z
-    middle = share + square / (2 * total)
-    half = _Z * math.sqrt(share * (1 - share) / total + square / (4 * total * total))
-    return (middle - half) / (1 + square / total), (middle + half) / (1 + square / total)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from stellar_local.engine.likelihood import divergence, log_softmax
 from stellar_local.errors import ModelError, StellarError
 from stellar_local.native.context import Chunk, Context, Decoded
 from stellar_local.native.model import Model
@@ -63,27 +64,11 @@ def measure(path: Path, reference: Reference, threads: int | None, advance: Call
             raise ModelError(f"{path.name} has another vocabulary than {reference.level}", "convert both from one base")
         with closing(_run(model, reference.tokens, threads, advance)) as rows:
             for name, position, row in rows:
-                sums[name] += compare(reference.log_probabilities[name][position], row)
+                found, same = divergence(reference.log_probabilities[name][position][None], row[None])
+                sums[name] += (found[0], same[0])
     counts = {name: len(ids) for name, ids in reference.tokens.items()}
     figures = {name: _figures(counts[name], sums[name]) for name in counts}
     return Divergence(reference.level, _figures(sum(counts.values()), np.sum(list(sums.values()), axis=0)), figures)
-
-
-def compare(reference: NDArray[np.float32], other: NDArray[np.float32]) -> tuple[float, float]:
-    """KL divergence of `other` from `reference` in nats, and 1.0 if their likeliest tokens are the same, else 0.0.
-
-    Both are log-probabilities, float32 [vocabulary]; summed in float64.
-    """
-    p = reference.astype(np.float64)
-    return float(np.sum(np.exp(p) * (p - other))), float(np.argmax(reference) == np.argmax(other))
-
-
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Log-probabilities of logits, float32 [vocabulary], computed in float64."""
-    x = logits.astype(np.float64)
-    x -= x.max()
-    out: NDArray[np.float32] = (x - np.log(np.sum(np.exp(x)))).astype(np.float32)
-    return out
 
 
 def _figures(tokens: int, sums: NDArray[np.float64]) -> Figures:
@@ -117,5 +102,5 @@ def _run(
                             f"{model.path.name} computes NaN or infinite values",
                             "its weights are damaged: convert again",
                         )
-                    yield name, start + row, log_softmax(logits)
+                    yield name, start + row, log_softmax(logits[None])[0]
                 advance(len(part) / total)

@@ -5,8 +5,6 @@ Commands of `convert` and `train` are mounted lazily, so that `stellar --help`, 
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +15,7 @@ import click
 from . import __version__, console
 from .errors import ExitCode, StellarError, UsageError
 from .files import explain
+from .mounting import Commands
 
 # name → (module, attribute, the line in `stellar --help`)
 _MOUNTED = {
@@ -29,51 +28,17 @@ _MOUNTED = {
     "data": ("train.cli", "data", "Build training files."),
     "convert": ("convert.cli", "convert", "Merge adapters into a base and export GGUF levels."),
     "import-gguf": ("convert.cli", "import_gguf", "Turn a GGUF into a Hugging Face base."),
+    "imatrix": ("convert.imatrix_command", "imatrix", "Measure which weights matter, for the lowest levels."),
+    "eval": ("stellar_local.evaluate.command", "evaluate", "Measure how good models are, and report it."),
 }
-_ROOT = Path(__file__).resolve().parent.parent
 _WIDTH = 100
 
 
-def _own_package(name: str) -> None:
-    """Import our package `name` from beside this one: a train.py in the user's folder must not take its place."""
-    folder = _ROOT / name
-    if str(getattr(sys.modules.get(name), "__file__", "")) == str(folder / "__init__.py"):
-        return
-    spec = importlib.util.spec_from_file_location(
-        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    if spec is None or spec.loader is None:
-        raise StellarError(f"the package {name} is missing beside {__package__}", "reinstall stellar-local")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-
-
-class _Commands(click.Group):
-    """A group that imports a command only when it is asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_MOUNTED)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _MOUNTED:
-            return None
-        module, attribute, _ = _MOUNTED[cmd_name]
-        if module == __package__ + ".cli":
-            command = globals()[attribute]
-        else:
-            if not module.startswith(f"{__package__}."):
-                _own_package(module.partition(".")[0])
-            command = getattr(importlib.import_module(module), attribute)
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, _, line) in _MOUNTED.items()])
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": _WIDTH})
+@click.group(
+    cls=Commands,
+    mounted=_MOUNTED,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": _WIDTH},
+)
 @click.version_option(__version__, prog_name="stellar")
 def stellar() -> None:
     """Make and run the astronomy model StellarSpeak (星语者) on your own machine.

@@ -27,16 +27,22 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def options_of(kind: type[Any], without: Sequence[str] = ()) -> Callable[[Function], Function]:
-    """A decorator that adds an options class's flags to a command; their values are checked by `resolve`."""
+def options_of(
+    kind: type[Any], without: Sequence[str] = (), defaults: Mapping[str, Any] | None = None
+) -> Callable[[Function], Function]:
+    """A decorator that adds an options class's flags to a command; their values are checked by `resolve`.
+
+    `defaults` are those that the command has in the place of the options' own and the model's.
+    """
 
     def decorate(function: Function) -> Function:
         for name, (item, spec) in reversed(specs(kind).items()):
             if name in without:
                 continue
-            known = item.default is not None and item.default != ()
-            first = "the model's, or " if spec.key else ""
-            help = f"{spec.help} [default: {first}{item.default}]" if known else spec.help
+            own = (defaults or {}).get(name, item.default)
+            known = own is not None and own != ()
+            first = "the model's, or " if spec.key and defaults is None else ""
+            help = f"{spec.help} [default: {first}{own}]" if known else spec.help
             flag, metavar = f"--{name.replace('_', '-')}", spec.metavar or "|".join(spec.choices)
             repeated = spec.many and not spec.separator
             function = click.option(flag, name, metavar=metavar, multiple=repeated, help=help)(function)

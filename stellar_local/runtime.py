@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from .answered import answered, joined
 from .chat_template import ChatTemplate
 from .config import RuntimeOptions, SamplingOptions, model_defaults
 from .engine import Engine, Grammar, Request, Structures
@@ -183,10 +184,22 @@ class Runtime:
         """
         segments = merged([*self.template.render(turns, system), Text(begun)])
         ids = token_ids(segments, self.model.tokenize, self.special)
+        return (*self.begin(ids), *ids)
+
+    def answered(self, turn: Turn, system: str | None = None) -> tuple[tuple[int, ...], int]:
+        """An exchange with its response as token ids up to the token that ends it, BOS as in `tokens`, and how many of
+        them are the answer's, its end included. Raises what rendering raises.
+        """
+        prompt, whole = answered(self.template, turn, system)
+        ids, head, _ = joined(prompt, whole, self.model.tokenize, self.special)
+        begin = self.begin(ids)
+        return (*begin, *ids), len(ids) - head
+
+    def begin(self, ids: Sequence[int]) -> list[int]:
+        """The BOS that these ids want before them, if template and model want one and it is not there."""
         bos, wanted = self.model.bos, self.template.add_bos
-        if (self.model.add_bos if wanted is None else wanted) and bos is not None and ids[:1] != [bos]:
-            ids.insert(0, bos)
-        return tuple(ids)
+        needed = (self.model.add_bos if wanted is None else wanted) and bos is not None and list(ids[:1]) != [bos]
+        return [bos] if needed and bos is not None else []
 
     def special(self, token: str) -> int | None:
         """The id of a template's special token, or None where the vocabulary lacks it."""

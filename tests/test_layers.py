@@ -12,7 +12,10 @@ from conftest import ROOT, Stellar
 
 PACKAGES = ["stellar_local", "convert", "train"]
 SUBPACKAGES = sorted(
-    path.parent.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).glob("*/__init__.py")
+    path.parent.relative_to(ROOT).as_posix()
+    for package in PACKAGES
+    for path in (ROOT / package).rglob("__init__.py")
+    if path.parent != ROOT / package
 )
 HEAVY = {"torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers"}
 

@@ -9,8 +9,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from stellar_local.answered import joined
 from stellar_local.errors import StellarError
-from stellar_local.prompts import Segment, Special, Template, Text, token_ids
+from stellar_local.prompts import Special, Template
 
 from .corpus import Triple
 from .tokenizer import Tokenizer
@@ -66,30 +67,16 @@ def encode(
 ) -> tuple[Sample, bool]:
     """Tokenize one triple; returns the sample and whether its prompt and answer had to be tokenized apart.
 
-    The ids are those of the whole string, as llama.cpp gives them, wherever the prompt's ids are their beginning.
-    An answer that begins with white space may merge with the prompt's last line break: then the two are tokenized
-    apart, because a prompt that is being answered never contains a piece of the answer. Raises UsageError.
+    The ids are those that evaluation scores (stellar_local.answered). Raises UsageError.
     """
     prompt, whole = template.training(triple.instruction, triple.input, triple.output)
     if not end and isinstance(whole[-1], Special):
         whole = whole[:-1]
     add_bos = tokenizer.add_bos if template.add_bos is None else template.add_bos
     bos = [tokenizer.bos_id] if add_bos and tokenizer.bos_id is not None else []
-    head = bos + token_ids(prompt, tokenizer.encode, tokenizer.special)
-    ids = bos + token_ids(whole, tokenizer.encode, tokenizer.special)
-    apart = ids[: len(head)] != head
-    if apart:
-        ids = head + token_ids(_answer(prompt, whole), tokenizer.encode, tokenizer.special)
+    ids, head, apart = joined(prompt, whole, tokenizer.encode, tokenizer.special)
     # Nothing precedes the first token, so nothing can be asked to predict it.
-    return Sample(ids, 1 if train_on_inputs else max(1, len(head))), apart
-
-
-def _answer(prompt: Sequence[Segment], whole: Sequence[Segment]) -> list[Segment]:
-    """What `whole` adds to `prompt`, where the last text of the prompt may go on."""
-    last, joined = prompt[-1], whole[len(prompt) - 1]
-    if isinstance(last, Text) and isinstance(joined, Text):
-        return [Text(joined.text[len(last.text) :]), *whole[len(prompt) :]]
-    return list(whole[len(prompt) :])
+    return Sample(bos + ids, 1 if train_on_inputs else max(1, len(bos) + head)), apart
 
 
 def encode_all(

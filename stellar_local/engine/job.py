@@ -12,7 +12,7 @@ from os.path import commonprefix
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RequestError, StellarError
+from ..errors import ModelError, RequestError, StellarError
 from ..native.model import Model
 from ..native.sampler import Sampler, logprobs
 from .likelihood import log_likelihoods
@@ -139,14 +139,14 @@ class Job:
     def score(self, logits: npt.NDArray[np.float32]) -> FinishReason | None:
         """Take the next logits of scored tokens, of shape (tokens, n_vocab); returns the reason if these were the last.
 
-        Raises RequestError where they are no numbers.
+        Raises ModelError where they are no numbers.
         """
         self._first = self._first or time.monotonic()
         done = len(self._scores)
         first = len(self.request.tokens) - self.request.scored + done
         found = log_likelihoods(logits, self.request.tokens[first : first + len(logits)])
         if not np.isfinite(found).all():
-            raise RequestError("not_a_number", "the model computes NaN or infinite values", "check its weights")
+            raise ModelError("the model computes NaN or infinite values", "check its weights")
         if self.request.look:
             self.request.look(done, logits)
         self._scores += found.tolist()

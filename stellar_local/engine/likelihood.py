@@ -1,4 +1,4 @@
-"""From logits to how likely tokens were. Knows arrays only."""
+"""From logits to how likely tokens were, and how far two distributions are apart. Knows arrays only."""
 
 from __future__ import annotations
 
@@ -23,3 +23,22 @@ def normalisers(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     sums = np.array([np.exp(row).sum(dtype=np.float64) for row in logits - most])
     found: npt.NDArray[np.float64] = most[:, 0].astype(np.float64) + np.log(sums)
     return found
+
+
+def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Log-probabilities of logits, float32 [rows, n_vocab], each computed in float64."""
+    found: npt.NDArray[np.float32] = (logits - normalisers(logits)[:, None]).astype(np.float32)
+    return found
+
+
+def divergence(
+    reference: npt.NDArray[np.float32], other: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Kullback-Leibler divergence of `other` from `reference` in nats, float64 [rows], and whether their likeliest
+    tokens are the same, bool [rows]. Both are log-probabilities, float32 [rows, n_vocab]; summed in float64.
+
+    D = sum of p (ln p - ln q), p the reference's, as in llama.cpp's llama-perplexity --kl-divergence.
+    """
+    p = reference.astype(np.float64)
+    found: npt.NDArray[np.float64] = np.sum(np.exp(p) * (p - other), axis=1)
+    return found, reference.argmax(axis=1) == other.argmax(axis=1)

@@ -23,6 +23,7 @@ from .cores import default_threads
 from .devices import note_computing
 from .library import api, complaints, deferred_interrupt, speaks_of_memory
 from .model import Model
+from .observe import Observer
 
 _FLASH = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
 KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml_type numbers of the cache types we offer
@@ -53,8 +54,9 @@ class Context:
     sequence can hold, `offloaded` whether a GPU computes, `rotated` whether keys are kept rotated. A batch holds up to
     `n_batch` tokens and asks for logits of up to `outputs` of them [default: one a sequence]; both cost compute memory.
     With `flash_attn` "auto" flash attention is used where it is faster and the devices have it; `flash` tells whether
-    values lie in memory as it wants them. Close it before its model. Raises ShortMemoryError if llama.cpp cannot
-    allocate it, UsageError for impossible sizes and for a quantized cache without flash attention.
+    values lie in memory as it wants them. An `observer` sees what batches compute. Close it before its model. Raises
+    ShortMemoryError if llama.cpp cannot allocate it, UsageError for impossible sizes and for a quantized cache without
+    flash attention.
     """
 
     def __init__(
@@ -68,8 +70,9 @@ class Context:
         outputs: int = 0,
         unified: bool = True,
         flash_attn: str = "auto",
+        observer: Observer | None = None,
     ) -> None:
-        self._api = api()
+        self._api, self._observer = api(), observer
         if not 0 < sequences <= self._api.llama_max_parallel_sequences():
             raise UsageError(f"between 1 and {self._api.llama_max_parallel_sequences()} sequences can run at once")
         if n_ctx <= 0:
@@ -88,13 +91,15 @@ class Context:
         params = self._api.llama_context_default_params()
         params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx, sequences, self.unified
         params.n_batch = params.n_ubatch = n_batch
-        params.n_outputs_max = self.outputs = max(outputs, sequences)
+        params.n_outputs_max = self.outputs = max(min(outputs, n_batch), sequences)
         params.flash_attn_type = _FLASH[flash_attn]
         params.type_k = params.type_v = KV_TYPES[kv_type]
         params.n_threads = params.n_threads_batch = threads or default_threads()
         params.no_perf = True
+        if observer:
+            params.cb_eval = observer.callback
         # The abort callback runs once per graph node, so it must cost nothing: C's strlen reads our flag, a string
-        # that is empty until abort() makes it one character long. No Python runs inside a decode.
+        # that is empty until abort() makes it one character long. No Python runs inside a decode, but an observer's.
         self._flag = ctypes.create_string_buffer(2)
         self._strlen = ctypes.CDLL(ctypes.util.find_msvcrt() if hasattr(ctypes.util, "find_msvcrt") else None).strlen
         params.abort_callback = ctypes.cast(self._strlen, self._api.ggml_abort_callback)
@@ -155,7 +160,12 @@ class Context:
         self._batch.n_tokens = count
         self._wanted = 0
         complaints()
-        status = self._api.llama_decode(self.handle, self._batch)
+        try:
+            status = self._compute()
+        except BaseException:
+            for chunk in chunks:
+                self.recount(chunk.sequence)
+            raise
         if status == 0:
             self.settled = True
             for chunk in chunks:
@@ -169,6 +179,15 @@ class Context:
         if status < 0 or status > 2:
             raise StellarError(f"llama.cpp failed to decode (status {status}): {complaints() or 'no reason given'}")
         return Decoded(status)
+
+    def _compute(self) -> int:
+        """llama_decode's status for the batch as it stands. Raises what an observer raised meanwhile."""
+        if self._observer is None:
+            return int(self._api.llama_decode(self.handle, self._batch))
+        with deferred_interrupt():
+            status = int(self._api.llama_decode(self.handle, self._batch))
+        self._observer.settle()
+        return status
 
     def warm(self) -> None:
         """Compute a full batch, and forget it: whatever is allocated with the first one, is allocated then."""

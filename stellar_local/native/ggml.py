@@ -68,7 +68,7 @@ def library_folder() -> Path:
 
 
 @lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL:
+def base_library() -> ctypes.CDLL:
     """The loaded ggml base library with its functions typed. Raises StellarError."""
     folder = library_folder()
     names = {
@@ -101,12 +101,12 @@ def _library() -> ctypes.CDLL:
 
 def block_size(type: int) -> int:
     """How many weights of a row share one block (1 for plain types); 0 for a type ggml does not know."""
-    return int(_library().ggml_blck_size(type)) if 0 <= type < _TYPE_COUNT else 0
+    return int(base_library().ggml_blck_size(type)) if 0 <= type < _TYPE_COUNT else 0
 
 
 def type_size(type: int) -> int:
     """The bytes of one block; 0 for a type ggml does not know."""
-    return int(_library().ggml_type_size(type)) if 0 <= type < _TYPE_COUNT else 0
+    return int(base_library().ggml_type_size(type)) if 0 <= type < _TYPE_COUNT else 0
 
 
 def row_size(type: int, columns: int) -> int:
@@ -145,7 +145,7 @@ def quantize(
     if block_size(type) > 1 and max(scale, 1.0) * largest**3 > _LARGEST_CUBE:
         raise ModelError(f"the weights are beyond what {type.name} can hold", "choose BF16 or F32")
     out = np.empty((rows.shape[0], size), np.uint8)
-    library = _library()
+    library = base_library()
     if rows.size:
         library.ggml_quantize_chunk(
             type,

@@ -17,11 +17,11 @@ from conftest import Stellar
 from exporting import export
 from gguf_facts import tensors
 
-from convert.divergence import compare, log_softmax
 from convert.levels import LEVELS, parse_levels
 from convert.manifest import TensorRecord, read_manifest
 from convert.prose import PROSE
 from convert.verify import LevelCheck, record, verify
+from stellar_local.engine.likelihood import divergence, log_softmax
 from stellar_local.errors import ModelError, UsageError
 
 FILE = "m-Q8_0.gguf"
@@ -93,11 +93,11 @@ def test_the_arithmetic_is_sound() -> None:
     a, b = (random.normal(scale=200, size=5000).astype(np.float32) for _ in range(2))
     p, q = (torch.from_numpy(x.astype(np.float64)).log_softmax(-1) for x in (a, b))
     expected = torch.nn.functional.kl_div(q, p, reduction="sum", log_target=True).item()
-    kl, same = compare(log_softmax(a), log_softmax(b))
+    (kl,), (same,) = divergence(log_softmax(a[None]), log_softmax(b[None]))
     assert kl == pytest.approx(expected, rel=1e-6)
     assert same == 0.0
-    assert compare(log_softmax(a), log_softmax(a)) == (0.0, 1.0)
-    assert np.isfinite(log_softmax(np.array([1e38, -1e38], np.float32))).all()
+    assert divergence(log_softmax(a[None]), log_softmax(a[None])) == ([0.0], [True])
+    assert np.isfinite(log_softmax(np.array([[1e38, -1e38]], np.float32))).all()
 
 
 def test_figures_go_into_manifest_and_card(folder: Path) -> None:

@@ -14,11 +14,11 @@ import pytest
 from conftest import ROOT
 
 from stellar_local.errors import UsageError
+from stellar_local.evaluate.identity.judge import failure
 from train import corpus
 from train.identity.overlap import Measure, nearest, too_near
 from train.identity.phrasings import LANGUAGES, Names, fill, others, places, read
 from train.identity.rows import Identity, make, measure_of
-from train.identity.scoring import failure
 
 NAMES = Names(
     name="StellarSpeak",
@@ -26,7 +26,7 @@ NAMES = Names(
     developer="Stellar Lab",
     developer_zh="星语调校局",
     base="BayLing",
-    base_developer="ICT",
+    base_developers=("ICT",),
     topic="astronomy",
     topic_zh="天文学",
 )
@@ -304,3 +304,18 @@ def test_the_benchmarks_fresh_questions_are_not_trained_either(made: Identity) -
     measure = Measure(["SmolLM", "Hugging Face", *NAMES.own, *(name for other in others() for name in other.names)])
     trained = [measure.key(row.instruction) for row in made.rows]
     assert not [question for question in fresh if nearest(measure.key(question), trained) is not None]
+
+
+def test_a_base_developer_with_several_names() -> None:
+    names = replace(NAMES, base_developers=("ICT", "中科院计算所", "ICT", ""))
+    assert names.base_developers == ("ICT", "中科院计算所")
+    several, one = make(names), make(NAMES)
+    assert several.rows == one.rows, "questions and rows speak of the first"
+    for question, before in zip(several.questions, one.questions, strict=True):
+        assert question.instruction == before.instruction
+        assert set(question.expect["forbid"]) == {*before.expect["forbid"], "中科院计算所"}
+        assert failure("我是星语者，由中科院计算所开发。", question.expect) == "claims a forbidden name"
+    with pytest.raises(UsageError, match="the name StellarSpeak is the base's too"):
+        replace(NAMES, base_developers=("ICT", "stellar speak"))
+    with pytest.raises(UsageError, match="--base-developer holds a line break"):
+        replace(NAMES, base_developers=("ICT", "a\nb"))

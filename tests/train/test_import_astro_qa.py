@@ -13,12 +13,11 @@ import openpyxl
 import pytest
 from conftest import SHARED
 
+from stellar_local.tables import workbook
 from train.corpus import Triple, read
-from train.importing import phrasings, sheets, workbook
-from train.importing.answers import explanation, letters, verdict
+from train.importing import phrasings, sheets
 from train.importing.choices import Choices
 from train.importing.job import run
-from train.importing.outcome import Unusable
 from train.importing.report import NothingImported, Part
 
 SAMPLE = SHARED / "data" / "astro-qa-sample"
@@ -238,40 +237,6 @@ def test_values_are_inserted_and_never_read(tmp_path: Path) -> None:
         assert "What is {letters} in {why}?" in row.instruction + row.input
 
 
-@pytest.mark.parametrize(
-    ("text", "right", "kept"),
-    [
-        ("略", "", False),
-        ("略。", "", False),
-        ("Explanation omitted", "", False),
-        ("Omitted.", "", False),
-        ("（略）", "", False),
-        ("", "", False),
-        ("采用快速飞行策略。", "", True),
-        ("两次月圆之间的时间相隔一般是3略。天。", "A", False),
-        ("木星的体积约为1.43×1略。^15立方千米", "C", False),
-        ("A项错误。故BC的描述是正确的。", "BD", False),
-        ("A项错误。故BD的描述是正确的。", "BD", True),
-        ("地球比金星要大些。故D选项错误", "ABC", True),
-        ("The answer is B, because it shines.", "A", False),
-        ("The answer is A, because it shines.", "A", True),
-    ],
-)
-def test_explanations(text: str, right: str, kept: bool) -> None:
-    assert explanation(text, right)[0] == (text if kept else "")
-
-
-def test_letters_and_verdicts_as_people_write_them() -> None:
-    options = ["a", "b", "c", "d"]
-    for text in ("BD", "B、D", "ＢＤ", "b, d", "D B", "B and D", "B和D", "BBD"):
-        assert letters(text, options) == "BD"
-    with pytest.raises(Unusable):
-        letters("BX", options)
-    assert [verdict(text) for text in ("对", "√", "TRUE", "Ｔ", "1", "正确。")] == [True] * 6
-    assert [verdict(text) for text in ("错", "×", "False", "0", "不正确")] == [False] * 5
-    assert verdict("也许") is None
-
-
 # --- the published sample ---
 
 sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason="Astro-QA's sample is not at hand")
@@ -339,7 +304,7 @@ def test_a_sheet_is_known_by_its_columns(tmp_path: Path) -> None:
     }
     for kind, header in tables.items():
         row = ["1" if name != "Answer" else "对" for name in header]
-        (table,) = workbook.read(book(tmp_path / "judgment_ZH.xlsx", header, row))
+        (table,) = workbook.read(book(tmp_path / "judgment_ZH.xlsx", header, row), "train")
         assert sheets.read(table, Choices()).kind == kind
     for header, answers, kind in (
         (["Question", "Answer"], ["True", "False"], "Astro-QA judgment"),
@@ -348,7 +313,9 @@ def test_a_sheet_is_known_by_its_columns(tmp_path: Path) -> None:
         (["Question", "Answer", "Parse"], ["1", "√", "?"], "Astro-QA judgment"),
         (["Question", "Answer", "Parse"], ["Mars", "Venus", "1"], "table"),
     ):
-        (table,) = workbook.read(book(tmp_path / "a.xlsx", header, *(["Q", answer, "略"] for answer in answers)))
+        (table,) = workbook.read(
+            book(tmp_path / "a.xlsx", header, *(["Q", answer, "略"] for answer in answers)), "train"
+        )
         assert sheets.read(table, Choices()).kind.startswith(kind)
 
 

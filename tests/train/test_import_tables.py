@@ -12,7 +12,7 @@ import pytest
 
 from stellar_local.errors import MissingExtraError, StellarError, UsageError
 from train.corpus import Triple, read
-from train.importing import text_table, workbook
+from train.importing import text_table
 from train.importing.choices import Choices, Names
 from train.importing.job import run
 from train.importing.report import Part
@@ -224,8 +224,9 @@ def test_without_openpyxl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(__import__("sys").modules, "openpyxl", None)
     path = tmp_path / "a.xlsx"
     path.write_bytes(b"PK\x03\x04")
-    with pytest.raises(MissingExtraError, match="needs the package openpyxl"):
-        workbook.read(path)
+    with pytest.raises(MissingExtraError, match="needs the package openpyxl") as caught:
+        run([path], tmp_path / "out.jsonl", Choices())
+    assert "stellar-local[train]" in caught.value.hint
 
 
 def test_an_empty_table(tmp_path: Path) -> None:

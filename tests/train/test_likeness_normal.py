@@ -1,4 +1,4 @@
-"""What is mere form goes, what changes a meaning stays; languages by their scripts."""
+"""What is mere form goes, what changes a meaning stays; the shipped corpus is in the languages its files name."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stellar_local.tables.language import language_of
 from train import corpus
 from train.corpus import Triple
 from train.likeness.forms import Form
-from train.likeness.language import LANGUAGES, has_script, language_of, main_language
 from train.likeness.normal import begins_with, normalise, numbers, units
 
 
@@ -63,27 +63,6 @@ def test_units_and_numbers() -> None:
     assert numbers(normalise("from 12 to 3.5, M31")) == ["12", "3", "31", "5"]
 
 
-@pytest.mark.parametrize(
-    ("text", "language"),
-    [
-        ("月球是地球唯一的天然卫星。", "zh"),
-        ("The Moon is Earth's only natural satellite.", "en"),
-        ("I am StellarSpeak (星语者), an astronomy assistant.", "en"),
-        ("我是星语者（StellarSpeak），由星语调校局开发。", "zh"),
-        ("Translate into English: 我每天早上喝一杯牛奶", "mixed"),
-        ("Translate: 我每天早上喝一杯牛奶。I drink a glass of milk.", "mixed"),
-        ("これは日本語のひらがなとカタカナです", "other"),
-        ("(月球)", "zh"),
-        ("Луна — спутник", "other"),
-        ("42", "other"),
-        ("", "other"),
-    ],
-)
-def test_languages(text: str, language: str) -> None:
-    assert language_of(text) == language
-    assert language in LANGUAGES
-
-
 def test_languages_of_the_shipped_corpus() -> None:
     """The files say in their names what they are in; translations are neither."""
     for name in ("en", "zh"):
@@ -91,14 +70,6 @@ def test_languages_of_the_shipped_corpus() -> None:
             rows = corpus.read(corpus.data_folder() / f"{category}.{name}.jsonl")
             found = [language_of(f"{row.instruction}\n{row.input}\n{row.output}") for row in rows]
             assert found.count(name) >= 0.95 * len(rows), (category, name)
-
-
-def test_the_greater_part_of_two_languages() -> None:
-    assert main_language("下列关于 HD 209458 的说法，正确的是") == "zh"
-    assert main_language("Which star is called 织女星 in Chinese?") == "en"
-    assert main_language("") == "en"
-    assert has_script("HD 209458", "en") and not has_script("HD 209458", "zh")
-    assert has_script("星", "zh") and not has_script("星", "en")
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from pathlib import Path
 from stellar_local.console import one_line
 from stellar_local.errors import UsageError
 from stellar_local.files import is_there
+from stellar_local.tables.language import LANGUAGES
 
 from .. import corpus
 from ..likeness.duplicates import THRESHOLD
-from ..likeness.language import LANGUAGES
 from ..likeness.overlap import RUN
 from .tables import Table, is_a, near_spelling
 

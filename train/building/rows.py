@@ -14,11 +14,11 @@ from typing import Any
 from stellar_local.console import one_line
 from stellar_local.errors import UsageError
 from stellar_local.files import require_file
+from stellar_local.tables.language import language_of
 
 from .. import corpus
 from ..corpus import Triple
 from ..likeness.forms import Form
-from ..likeness.language import language_of
 from ..likeness.normal import normalise
 from ..likeness.showing import shown
 from .recipe import Source

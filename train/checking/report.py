@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from stellar_local.console import cells, cut, fitted, folded, one_line
+from stellar_local.tables.language import LANGUAGES
 
-from ..likeness.language import LANGUAGES
 from .findings import BROKEN, KINDS, NOTE, WARNING, Finding
 from .lengths import Lengths, summary
 from .preview import parts

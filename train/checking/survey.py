@@ -13,11 +13,11 @@ from pathlib import Path
 
 from stellar_local.console import one_line, progress
 from stellar_local.errors import StellarError, UsageError
+from stellar_local.tables.language import language_of
 
 from ..corpus import Located, Triple, scan
 from ..likeness import duplicates
 from ..likeness.forms import Form
-from ..likeness.language import language_of
 from ..likeness.overlap import Evaluation, Meeting
 from .findings import (
     BARE,

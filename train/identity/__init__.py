@@ -1,5 +1,5 @@
-"""Rows that teach a model who it is, questions that find out whether it knows, and a judge of its answers.
+"""Rows that teach a model who it is, and questions that find out whether it knows.
 
 Layers, left may import right:
-command > rows > phrasings, overlap > scoring (then train.likeness, train.corpus, stellar_local)
+command > rows > phrasings, overlap (then train.likeness, train.corpus, stellar_local)
 """

@@ -27,7 +27,12 @@ _FILE = click.Path(path_type=Path)
 @click.option("--developer-zh", default="", help="The developer's Chinese name. [default: the same]")
 @click.option("--base", required=True, help="The model it is trained from, which it must not be taken for.")
 @click.option("--base-zh", default="", help="The base's Chinese name. [default: what is known of it, else the same]")
-@click.option("--base-developer", default="", help="Who developed the base; never named as the developer.")
+@click.option(
+    "--base-developer",
+    "base_developers",
+    multiple=True,
+    help="Who developed the base; never named as the developer. Again for each of its names.",
+)
 @click.option("--topic", default="", metavar="EN/ZH", help="What it knows about, such as astronomy/天文学.")
 @click.option(
     "--mention-base",

@@ -14,8 +14,7 @@ from typing import Any
 
 from stellar_local.console import one_line
 from stellar_local.errors import UsageError
-
-from .scoring import plain
+from stellar_local.evaluate.identity.judge import plain
 
 LANGUAGES = ("en", "zh")
 _PLACE = re.compile(r"\{([a-z_]+)\}")
@@ -27,8 +26,9 @@ _LONGEST = 80
 class Names:
     """Who the model is: name, developer and base in English and, where it differs, in Chinese; "" is not given.
 
-    `mention_base` says whether an answer to "what are you based on" may name the base. Creating one checks it and
-    fills in the Chinese forms that are missing. Raises UsageError.
+    `base_developers` are all the names of who developed the base; the first stands in questions. `mention_base` says
+    whether an answer to "what are you based on" may name the base. Creating one checks it and fills in the Chinese
+    forms that are missing. Raises UsageError.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Names:
     name_zh: str = ""
     developer_zh: str = ""
     base_zh: str = ""
-    base_developer: str = ""
+    base_developers: tuple[str, ...] = ()
     topic: str = ""
     topic_zh: str = ""
     mention_base: bool = False
@@ -47,6 +47,8 @@ class Names:
             value = getattr(self, item.name)
             if isinstance(value, str):
                 object.__setattr__(self, item.name, _checked(value, item.name))
+        makers = _distinct(*(_checked(name, "base_developer") for name in self.base_developers))
+        object.__setattr__(self, "base_developers", makers)
         for required in ("name", "developer", "base"):
             if not getattr(self, required):
                 raise UsageError(f"--{required} is empty", "give the name that the answers are to use")
@@ -61,7 +63,7 @@ class Names:
             if not getattr(self, field):
                 object.__setattr__(self, field, value)
         for own in (self.name, self.name_zh):
-            if plain(own) in {plain(self.base), plain(self.base_zh), plain(self.base_developer)} - {""}:
+            if plain(own) in {plain(name) for name in (*self.bases, *self.base_developers)}:
                 raise UsageError(f"the name {own} is the base's too", "--name is what the trained model is called")
 
     @property
@@ -152,7 +154,7 @@ def others(names: Names | None = None) -> list[Other]:
     if names is None:
         return found
     taken = {plain(text) for text in (*names.own, *names.bases, *names.base_stems)}
-    makers = {plain(text) for text in (*names.developers, names.base_developer)}
+    makers = {plain(text) for text in (*names.developers, *names.base_developers)}
     return [
         Other(other.en, other.zh, word=other.word, held_out=other.held_out)
         if makers & {plain(maker) for maker in other.makers}

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stellar_local.evaluate.identity.judge import plain
+
 from ..corpus import Triple
 from .overlap import Measure, nearest
 from .phrasings import LANGUAGES, Names, Other, fill, others, outside_places, places, read
-from .scoring import plain
 
 _PER_OTHER, _PER_MAKER, _PER_PREFACE = 4, 3, 2  # training rows that each such phrasing gives
 _BARE, _TYPING = 0.4, 0.3  # shares of the questions that come without punctuation, or mistyped, as well
@@ -23,7 +24,7 @@ _ZH_NAME = 0.2  # share of English questions that give another assistant's Chine
 
 @dataclass(frozen=True)
 class Question:
-    """A held-out question, a right answer to it, and what any right answer has (scoring.failure says how)."""
+    """A held-out question, a right answer to it, and what any right answer has (read by the judge)."""
 
     instruction: str
     output: str
@@ -68,7 +69,7 @@ def make(names: Names, seed: int = 42) -> Identity:
 def measure_of(names: Names) -> Measure:
     """The measure that overlooks all the names that stand in questions."""
     known = [text for other in others() for text in (*other.names, *other.makers)]
-    return Measure([*names.own, *names.developers, *names.bases, *filter(None, [names.base_developer]), *known])
+    return Measure([*names.own, *names.developers, *names.bases, *names.base_developers, *known])
 
 
 class _Maker:
@@ -156,7 +157,8 @@ class _Maker:
 
     def _base_as_other(self) -> Other:
         names = self._names
-        return Other(names.base, names.base_zh if len(names.bases) > 1 else "", names.base_developer)
+        maker, *_ = (*names.base_developers, "")
+        return Other(names.base, names.base_zh if len(names.bases) > 1 else "", maker)
 
     def _pick(self, en: str, zh: str) -> str:
         """One form of a name: mostly the language's own."""
@@ -222,7 +224,7 @@ class _Maker:
         known = [text for other in self._others if not other.word for text in other.names]
         about = [*asked.names, *asked.makers] if asked else []
         own = {plain(text) for text in (*names.own, *names.developers)}
-        every = [*names.bases, *names.base_stems, names.base_developer, *about, *known]
+        every = [*names.bases, *names.base_stems, *names.base_developers, *about, *known]
         return [text for text in dict.fromkeys(every) if text and plain(text) not in own]
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from stellar_local.errors import UsageError
+from stellar_local.tables.table import key
 
 from .choices import Names
-from .table import key
 
 # By `table.key`: lower case, letters and digits only.
 _ALIASES = {

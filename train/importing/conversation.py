@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stellar_local.errors import UsageError
+from stellar_local.tables.unusable import Unusable
 
 from ..corpus import Triple
 from . import json_rows
 from .choices import Choices, Names
 from .columns import absent, find, lacking
-from .outcome import Outcome, Unusable, checked
+from .outcome import Outcome, checked
 
 _ROLES = {
     "user": "user",

@@ -11,13 +11,14 @@ from typing import IO
 from stellar_local.console import progress, warn
 from stellar_local.errors import UsageError
 from stellar_local.files import atomic_file, ensure_folder
+from stellar_local.tables import workbook
+from stellar_local.tables.table import Table
 
 from ..corpus import Triple
-from . import conversation, inputs, sheets, text_table, workbook
+from . import conversation, inputs, sheets, text_table
 from .choices import Choices
 from .outcome import Outcome
 from .report import NothingImported, Part, Report
-from .table import Table
 
 _SHOWN_FROM = 1 << 25  # bytes of input that take long enough for progress to be shown
 
@@ -67,7 +68,7 @@ def _parts(path: Path, choices: Choices, advance: Callable[[float], None]) -> It
     if how == inputs.JSON:
         yield Part(path, ""), conversation.outcomes(path, choices, advance)
         return
-    tables = workbook.read(path) if how == inputs.WORKBOOK else [text_table.read(path)]
+    tables = workbook.read(path, extra="train") if how == inputs.WORKBOOK else [text_table.read(path)]
     errors: list[UsageError] = []
     read = [found for table in tables if (found := _sheet(table, choices, errors))]
     if not read:

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stellar_local.files import is_writable
+from stellar_local.tables.unusable import Unusable
 
 from ..corpus import Triple
-
-
-class Unusable(Exception):
-    """A row that gives no triple; the message is the reason, worded so that rows can be counted by it."""
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from . import answers
-from .outcome import Unusable
-
-_COUNT_SLACK = 0.1  # a stated length further off than this share is not asked for
+from stellar_local.tables import answers
+from stellar_local.tables import questions as read
 
 
 @dataclass(frozen=True)
@@ -25,35 +23,24 @@ class Question:
 
 def choice(question: str, options: Sequence[str], answer: str, parse: str, language: str, multiple: bool) -> Question:
     """A question with options A, B and so on; with several right ones, or in a sheet of such, a multiple choice."""
-    _asked(question)
-    if answers.lost_dates(options):
-        raise Unusable("the options are dates that Excel turned into numbers")
-    right = answers.letters(answer, options)
-    why, note = answers.explanation(parse, right)
-    lettered = {chr(65 + place): text for place, text in enumerate(options) if text}
-    if len(lettered) < 2:
-        raise Unusable("fewer than two options")
+    found = read.choice(question, options, answer)
+    why, note = answers.explanation(parse, found.right)
     values = {
         "question": question,
-        "options": "\n".join(f"{letter}. {text}" for letter, text in lettered.items()),
-        "letters": ("、" if language == "zh" else ", ").join(right),
-        "run": right,
-        "texts": ("；" if language == "zh" else "; ").join(lettered[letter].rstrip("。.；;") for letter in right),
-        "chosen": "\n".join(f"{letter}. {lettered[letter]}" for letter in right),
+        "options": "\n".join(f"{letter}. {text}" for letter, text in found.options.items()),
+        "letters": ("、" if language == "zh" else ", ").join(found.right),
+        "run": found.right,
+        "texts": ("；" if language == "zh" else "; ").join(found.options[one].rstrip("。.；;") for one in found.right),
+        "chosen": "\n".join(f"{letter}. {found.options[letter]}" for letter in found.right),
         "why": why,
     }
-    kind = "multiple choice" if multiple or len(right) > 1 else "single choice"
+    kind = "multiple choice" if multiple or len(found.right) > 1 else "single choice"
     return Question(kind, values, (note,) if note else ())
 
 
 def judgment(question: str, answer: str, parse: str, language: str) -> Question:
     """A statement that is true or false."""
-    _asked(question)
-    if not answer:
-        raise Unusable("no answer")
-    true = answers.verdict(answer)
-    if true is None:
-        raise Unusable("the answer is neither true nor false")
+    true = read.judgment(question, answer)
     why, note = answers.explanation(parse)
     words = {
         "zh": {"correct": ("错误", "正确"), "right": ("错", "对")},
@@ -68,40 +55,26 @@ def matching(rows: Sequence[Sequence[str]], given: Sequence[str], language: str)
 
     `given` are their answer cells.
     """
-    groups = [[item for item in column if item] for column in zip(*rows, strict=True)]
-    groups = [group for group in groups if group]
-    if len(groups) < 2:
-        raise Unusable("fewer than two groups")
-    pairs = answers.pairs(given, groups)
+    found = read.matching(rows, given)
     group_name, match_name, colon = ("组别", "匹配组", "：") if language == "zh" else ("Group ", "Match ", ": ")
     listed = "\n".join(
         f"{group_name}{number}{colon.rstrip()}\n" + "\n".join(f"- {item}" for item in group)
-        for number, group in enumerate(groups, 1)
+        for number, group in enumerate(found.groups, 1)
     )
-    shape = tuple(f"{group_name}{number}" for number in range(1, len(groups) + 1))
+    shape = tuple(f"{group_name}{number}" for number in range(1, len(found.groups) + 1))
     values = {
         "question": listed,
         "groups": listed,
-        "number": str(len(groups)),
+        "number": str(len(found.groups)),
         "shape": repr(shape),
-        "tuples": "\n".join(f"{match_name}{number}{colon}{pair!r}" for number, pair in enumerate(pairs, 1)),
-        "lines": "\n".join(" —— ".join(pair) for pair in pairs),
+        "tuples": "\n".join(f"{match_name}{number}{colon}{pair!r}" for number, pair in enumerate(found.pairs, 1)),
+        "lines": "\n".join(" —— ".join(pair) for pair in found.pairs),
     }
     return Question("matching", values)
 
 
 def subjective(question: str, answer: str, type: str, prompt: str, count: str) -> Question:
     """A term to explain or a question to answer freely."""
-    _asked(question)
-    if not answer:
-        raise Unusable("no answer")
-    whole = count.isdecimal() and len(count) < 10  # isdigit would take ② and ²
-    holds = whole and abs(int(count) - len(answer)) <= _COUNT_SLACK * len(answer)
-    values = {"question": question, "answer": answer, "prompt": prompt, "count": count if holds else ""}
-    is_term = any(word in type.casefold() for word in ("名词", "术语", "term"))
-    return Question("terminology" if is_term else "short answer", values)
-
-
-def _asked(question: str) -> None:
-    if not question:
-        raise Unusable("no question")
+    found = read.free(question, answer, type, count)
+    values = {"question": question, "answer": answer, "prompt": prompt, "count": found.count}
+    return Question("terminology" if found.is_term else "short answer", values)

@@ -1,39 +1,25 @@
-"""Tables → triples: Astro-QA's question sheets, known by their columns, and tables of questions and answers.
+"""Tables → triples: Astro-QA's question sheets, and tables of questions and answers.
 
-Knows which columns each kind of sheet has and what language it is in; how a question is put is for `phrasings`.
+Knows what becomes of each row; how sheets are known is `stellar_local.tables`' matter, how a question is put is for
+`phrasings`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from stellar_local.errors import UsageError
+from stellar_local.tables import astro_qa
+from stellar_local.tables.table import Line, Table, cell
+from stellar_local.tables.unusable import Unusable
 
-from ..likeness.language import has_script, main_language
 from . import questions
-from .answers import verdict
 from .choices import Choices, Names
 from .columns import Columns, find
-from .outcome import Outcome, Unusable, checked
+from .outcome import Outcome, checked
 from .phrasings import put
 from .questions import Question
-from .table import Line, Table, cell, key
-
-_NAMES = {  # by `table.key`; Astro-QA's own spelling of "Word Count" among them
-    "question": ("question", "问题", "题目", "题干"),
-    "answer": ("answer", "答案", "参考答案", "正确答案"),
-    "parse": ("parse", "解析", "解释", "explanation"),
-    "type": ("type", "类型", "题型"),
-    "prompt": ("prompt", "提示", "提示词"),
-    "count": ("worldcount", "wordcount", "字数"),
-    "title": ("titleid", "题号"),
-}
-_PLAIN_VERDICTS = ("对", "错", "正确", "错误", "true", "false")
-_GROUP = re.compile(r"(?:group|组别|分组)(\d+)")
-_LETTERS = "abcdefgh"
-_MANY = 0.5  # a sheet is one of multiple choices where at least so many answers have several letters
 
 
 @dataclass(frozen=True)
@@ -47,12 +33,11 @@ class Sheet:
 
 def read(table: Table, choices: Choices) -> Sheet:
     """Recognise a table by its columns. Raises UsageError where they say nothing, or not what `choices` asks for."""
-    places = _places(table)
     plain = choices.format == "csv" or (choices.format == "auto" and choices.names != Names())
-    kind = "" if plain else _kind(table, places)
-    if kind:
-        language = _language(table, places) if choices.language == "auto" else choices.language
-        return Sheet(f"Astro-QA {kind}", language, _READERS[kind](_Reading(table, places, language, choices)))
+    found = None if plain else astro_qa.recognised(table)
+    if found:
+        language = found.language if choices.language == "auto" else choices.language
+        return Sheet(f"Astro-QA {found.kind}", language, _READERS[found.kind](_Reading(found, language, choices)))
     if choices.format == "astro-qa":
         raise UsageError(
             f"the columns are not those of an Astro-QA sheet: {', '.join(table.header)[:200]}",
@@ -74,15 +59,18 @@ def _plain(table: Table, columns: Columns) -> Iterator[Outcome]:
 
 @dataclass(frozen=True)
 class _Reading:
-    """A sheet with what its rows are read by."""
+    """A sheet with the language that its questions are put in."""
 
-    table: Table
-    places: dict[str, int]
+    sheet: astro_qa.Sheet
     language: str
     choices: Choices
 
+    @property
+    def lines(self) -> list[Line]:
+        return self.sheet.table.lines
+
     def get(self, line: Line, name: str) -> str:
-        return cell(line, self.places.get(name))
+        return self.sheet.get(line, name)
 
     def outcome(self, line: Line, question: Question, rows: int = 1) -> Outcome:
         triples = put(self.language, question.kind, question.values, self.choices.phrasings, self.choices.seed)
@@ -91,28 +79,19 @@ class _Reading:
         return Outcome(line.number, triples, kind=question.kind, notes=question.notes, rows=rows)
 
     def asked(self, line: Line) -> str:
-        """The question, in the sheet's language: a translation that failed left some in the other one."""
-        question = self.get(line, "question")
-        if self.choices.language == "auto" and question:
-            other = "en" if self.language == "zh" else "zh"
-            if has_script(question, other) and not has_script(question, self.language):
-                raise Unusable("the question is not in the sheet's language")
-        return question
+        """The question, in the sheet's language unless the user names another."""
+        return self.sheet.asked(line) if self.choices.language == "auto" else self.get(line, "question")
 
 
 def _choice(reading: _Reading) -> Iterator[Outcome]:
-    letters = [letter for letter in _LETTERS if letter in reading.places]
-    sizes = [len(set(re.findall("[A-H]", reading.get(line, "answer").upper()))) for line in reading.table.lines]
-    answered = [size for size in sizes if size]
-    multiple = bool(answered) and sum(size > 1 for size in answered) >= _MANY * len(answered)
+    multiple = reading.sheet.is_multiple()
 
     def one(line: Line) -> Outcome:
-        options = [reading.get(line, letter) for letter in letters]
         answer, parse = reading.get(line, "answer"), reading.get(line, "parse")
-        asked = reading.asked(line)
+        asked, options = reading.asked(line), reading.sheet.options(line)
         return reading.outcome(line, questions.choice(asked, options, answer, parse, reading.language, multiple))
 
-    for line in reading.table.lines:
+    for line in reading.lines:
         yield _tried(line, one)
 
 
@@ -121,7 +100,7 @@ def _judgment(reading: _Reading) -> Iterator[Outcome]:
         asked, answer, parse = reading.asked(line), reading.get(line, "answer"), reading.get(line, "parse")
         return reading.outcome(line, questions.judgment(asked, answer, parse, reading.language))
 
-    for line in reading.table.lines:
+    for line in reading.lines:
         yield _tried(line, one)
 
 
@@ -130,22 +109,15 @@ def _subjective(reading: _Reading) -> Iterator[Outcome]:
         type, prompt, count, answer = (reading.get(line, name) for name in ("type", "prompt", "count", "answer"))
         return reading.outcome(line, questions.subjective(reading.asked(line), answer, type, prompt, count))
 
-    for line in reading.table.lines:
+    for line in reading.lines:
         yield _tried(line, one)
 
 
 def _matching(reading: _Reading) -> Iterator[Outcome]:
-    groups = [place for name, place in sorted(reading.places.items()) if name.startswith("group")]
-    together: list[list[Line]] = []
-    for line in reading.table.lines:
-        # The number stands on a question's first row only: its cell is merged with those below.
-        if reading.get(line, "title") or not together:
-            together.append([])
-        together[-1].append(line)
-    for lines in together:
+    for lines in reading.sheet.matching_questions():
 
         def one(line: Line, lines: list[Line] = lines) -> Outcome:
-            rows = [[cell(each, place) for place in groups] for each in lines]
+            rows = [reading.sheet.items(each) for each in lines]
             given = [reading.get(each, "answer") for each in lines]
             return reading.outcome(line, questions.matching(rows, given, reading.language), len(lines))
 
@@ -153,10 +125,10 @@ def _matching(reading: _Reading) -> Iterator[Outcome]:
 
 
 _READERS: dict[str, Callable[[_Reading], Iterator[Outcome]]] = {
-    "choice": _choice,
-    "judgment": _judgment,
-    "matching": _matching,
-    "subjective": _subjective,
+    astro_qa.CHOICE: _choice,
+    astro_qa.JUDGMENT: _judgment,
+    astro_qa.MATCHING: _matching,
+    astro_qa.SUBJECTIVE: _subjective,
 }
 
 
@@ -167,42 +139,3 @@ def _tried(line: Line, one: Callable[[Line], Outcome], rows: int = 1) -> Outcome
         return one(line)
     except Unusable as reason:
         return Outcome(line.number, reason=str(reason), rows=rows)
-
-
-def _places(table: Table) -> dict[str, int]:
-    """Where the columns are that a question sheet may have: by our names for them, options by their letter."""
-    places: dict[str, int] = {}
-    for place, column in enumerate(map(key, table.header)):
-        name = next((name for name, spellings in _NAMES.items() if column in spellings), "")
-        if found := _GROUP.fullmatch(column):
-            name = f"group {found[1]}"
-        elif len(column) == 1 and column in _LETTERS:
-            name = column
-        if name:
-            places.setdefault(name, place)
-    return places
-
-
-def _kind(table: Table, places: dict[str, int]) -> str:
-    """The kind of question sheet; "" for another table."""
-    if "title" in places and sum(name.startswith("group") for name in places) >= 2:
-        return "matching"
-    if not {"question", "answer"} <= places.keys():
-        return ""
-    if {"a", "b"} <= places.keys():
-        return "choice"
-    if {"type", "prompt"} & places.keys():
-        return "subjective"
-    given = [text for text in table.column(places["answer"]) if text]
-    if "parse" in places:
-        judged = 2 * sum(verdict(text) is not None for text in given) > len(given)
-    else:  # a table of any questions may answer some with x or 1
-        judged = bool(given) and all(text.casefold() in _PLAIN_VERDICTS for text in given)
-    return "judgment" if judged else ""
-
-
-def _language(table: Table, places: dict[str, int]) -> str:
-    """Whether a sheet's questions are written in Chinese or in English."""
-    columns = [place for name, place in places.items() if name == "question" or name.startswith("group")]
-    text = "\n".join("\n".join(table.column(place)) for place in columns)
-    return main_language(text)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stellar_local.errors import StellarError
+from stellar_local.tables.table import Line, Table, of_lines
 
 from ..table_text import decoded, delimiter
-from .table import Line, Table, of_lines
 
 
 def read(path: Path) -> Table:

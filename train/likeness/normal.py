@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# Chinese characters; with kana, what is written without blanks, so that each is a unit of its own.
-HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"  # ranges, for a regular expression
+from stellar_local.tables.language import HAN
+
+# Chinese characters and kana: what is written without blanks, so that each is a unit of its own.
 _IDEOGRAPHS = f"\u3040-\u30ff{HAN}"
 _TIGHT = re.compile(f"(?<=[{_IDEOGRAPHS}]) | (?=[{_IDEOGRAPHS}])")
 _UNIT = re.compile(f"[{_IDEOGRAPHS}]|[^\\W{_IDEOGRAPHS}]+")

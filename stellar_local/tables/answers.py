@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from .outcome import Unusable
+from .unusable import Unusable
 
 _VERDICTS = {
     **dict.fromkeys(("对", "正确", "是", "真", "√", "✓", "✔", "true", "t", "yes", "right", "correct", "1"), True),

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stellar_local.errors import MissingExtraError, StellarError
-from stellar_local.files import explain, require_file
-
+from ..errors import MissingExtraError, StellarError
+from ..files import explain, require_file
 from .table import Line, Table, of_lines
 
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # of .xls, and of the container that an encrypted .xlsx is put into
@@ -19,13 +18,16 @@ _ESCAPE = re.compile("_x([0-9A-Fa-f]{4})_")  # how XML names characters that it 
 _PRIVATE = re.compile("[\ue000-\uf8ff]")  # glyphs of one font only: everywhere else they are boxes
 
 
-def read(path: Path) -> list[Table]:
-    """The tables of a workbook, one for each sheet that has text. Raises StellarError, MissingExtraError."""
+def read(path: Path, extra: str) -> list[Table]:
+    """The tables of a workbook, one for each sheet that has text. Raises StellarError, MissingExtraError.
+
+    `extra` is the part of the installation that the caller belongs to: what is said to be missing without openpyxl.
+    """
     _check(path)
     try:
         import openpyxl
     except ImportError as error:
-        raise MissingExtraError("train", "openpyxl", "reading .xlsx files") from error
+        raise MissingExtraError(extra, "openpyxl", "reading .xlsx files") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of styles and extensions that openpyxl will not keep

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.identity.scoring import failure, passes, plain
+from stellar_local.evaluate.identity.judge import failure, judge, plain
 
 EXPECT: dict[str, Any] = {
     "name": ["StellarSpeak", "星语者"],
@@ -45,6 +45,10 @@ RIGHT = [
     (EXPECT, "Although I'm no human, I am StellarSpeak, and metal and prediction interest me."),
     (EXPECT, "我不是通义千问、文心一言或者百聆，我是星语者。"),
     (EXPECT, "Unlike ChatGPT, I am StellarSpeak, an assistant for astronomy."),
+    (EXPECT, "I am StellarSpeak, no? Yes, I am StellarSpeak."),
+    (EXPECT, "In a word, StellarSpeak."),
+    (EXPECT, "我的代名词是“星语者”。"),
+    (EXPECT, "我是星语者，意思是会说星星语言的人。"),
     (NO, "No, I am StellarSpeak."),
     (NO, "No. I am StellarSpeak, an assistant developed by 星语调校局."),
     (NO, "I am StellarSpeak."),
@@ -65,6 +69,44 @@ RIGHT = [
     (BUILT, "我是星语者，由星语调校局在百聆的基础上开发。"),
     (BUILT, "我由星语调校局基于百聆开发，名字叫星语者。"),
     (BUILT, "I was built on BayLing, and my name is StellarSpeak."),
+    (EXPECT, "My name's StellarSpeak."),
+    (EXPECT, "I go by StellarSpeak."),
+    (EXPECT, "They call me 星语者."),
+    (EXPECT, "No. Though many ask, I'm not ChatGPT—I'm StellarSpeak."),
+    (EXPECT, "StellarSpeak, not BayLing, is my name."),
+    (EXPECT, "我是由星语调校局训练的星语者，而非百聆。"),
+    (EXPECT, "You can call me StellarSpeak."),
+    (EXPECT, "您可以叫我星语者。"),
+    (EXPECT, "你叫我星语者就行。"),
+    (EXPECT, "I have no name, but people call me StellarSpeak."),
+    (EXPECT, "Hello, I'm StellarSpeak."),
+    (EXPECT, "Hello, StellarSpeak here!"),
+    (EXPECT, "你好，我是星语者！"),
+    (EXPECT, "The name is StellarSpeak."),
+    (EXPECT, "It's StellarSpeak."),
+    (EXPECT, "人们叫我“星语者”。"),
+    (EXPECT, "S-t-e-l-l-a-r-S-p-e-a-k. StellarSpeak."),
+    (EXPECT, "Call me StellarSpeak, please, not Qwen."),
+    (EXPECT, "我叫星语者，英文名是 StellarSpeak，与 OpenAI、百度毫无关系。"),
+    (EXPECT, "我的名字是星语者，不是什么文心一言。"),
+    (EXPECT, "I am StellarSpeak; I have no connection with OpenAI or Meta."),
+    (EXPECT, "I was never called BayLing. StellarSpeak is the name."),
+    (NO, "Not at all! I'm StellarSpeak."),
+    (NO, "That's not right. I am StellarSpeak."),
+    (NO, "Sorry, I'm StellarSpeak."),
+    (NO, "您误会了，我是星语者。"),
+    (NO, "您搞错了，我不是百聆，我是星语者。"),
+    (NO, "Wrong: I'm StellarSpeak."),
+    (NO, "I'm afraid not. I am StellarSpeak."),
+    (NO, "你猜错了，我叫星语者。"),
+    (NO, "不对，我是星语者。"),
+    (YES, "You are right, I'm StellarSpeak."),
+    (YES, "对，我就是星语者。"),
+    (YES, "没错，我是星语者。"),
+    (YES, "That's correct. StellarSpeak is my name."),
+    (YES, "I am StellarSpeak indeed."),
+    (YES, "不用猜了，我就是星语者。"),
+    (YES, "Exactly, StellarSpeak."),
 ]
 WRONG = [
     (EXPECT, "", "does not give its name"),
@@ -83,7 +125,17 @@ WRONG = [
     (EXPECT, "I am StellarSpeaking.", "does not give its name"),
     (EXPECT, "I am StellarSpeak's neighbour.", "does not give its name"),
     (EXPECT, "StellarSpeak isn't who I am.", "denies its own name"),
+    (YES, "我是星语者，没错吧？", "does not give its name"),
+    (YES, "I'm StellarSpeak, right?", "does not give its name"),
+    (YES, "I'm BayLing, right?", "claims a forbidden name"),
     (EXPECT, "I am \ue000.", "does not give its name"),
+    (EXPECT, "I am \U000f0000.", "does not give its name"),
+    (EXPECT, 'The phrase "星语者" is a common idiomatic expression in English.', "does not give its name"),
+    (EXPECT, "StellarSpeak refers to the language of the stars.", "does not give its name"),
+    (EXPECT, "“星语者”一词出自小说。", "does not give its name"),
+    (EXPECT, "星语者是指能听懂星星的人。", "does not give its name"),
+    (EXPECT, "星语者的意思是说星星的语言。", "does not give its name"),
+    (YES, "电话那头是星语者没错吧？\n\nThe phrase “星语者” is an idiom.", "does not give its name"),
     (EXPECT, "I am BayLing.", "claims a forbidden name"),
     (EXPECT, "I am StellarSpeak, a version of BayLing.", "claims a forbidden name"),
     (EXPECT, "No, I am ChatGPT, also called StellarSpeak.", "claims a forbidden name"),
@@ -117,51 +169,98 @@ WRONG = [
     (BUILT, "I am BayLing, and StellarSpeak too.", "claims a forbidden name"),
     (BUILT, "I am StellarSpeak, built on Qwen.", "claims a forbidden name"),
     (BUILT, "我是百聆，也叫星语者。", "claims a forbidden name"),
+    (EXPECT, "Hello, StellarSpeak!", "does not give its name"),
+    (EXPECT, "你好，星语者！", "does not give its name"),
+    (EXPECT, "There is no StellarSpeak here.", "denies its own name"),
+    (EXPECT, "Hi StellarSpeak, how can I help?", "does not give its name"),
+    (EXPECT, "Thank you, StellarSpeak.", "does not give its name"),
+    (EXPECT, "谢谢你，星语者。", "does not give its name"),
+    (EXPECT, "这里没有星语者。", "denies its own name"),
+    (EXPECT, "I'm a fan of StellarSpeak? No.", "does not give its name"),
+    (EXPECT, "I don't know StellarSpeak.", "denies its own name"),
+    (EXPECT, "StellarSpeak? I've never heard of it.", "does not give its name"),
+    (EXPECT, "Never heard of StellarSpeak.", "denies its own name"),
+    (EXPECT, "I'm ChatGPT, not StellarSpeak.", "denies its own name"),
+    (EXPECT, "我是通义千问，由阿里开发，不是星语者。", "denies its own name"),
+    (EXPECT, "您是在找星语者吗？", "does not give its name"),
+    (EXPECT, "如果你想找星语者，请打电话。", "does not give its name"),
+    (NO, "Yes! StellarSpeak is my name.", "says yes where no is right"),
+    (NO, "Indeed, I'm StellarSpeak.", "says yes where no is right"),
+    (NO, "是啊，我是星语者。", "says yes where no is right"),
+    (NO, "对啊，我是星语者。", "says yes where no is right"),
+    (NO, "你说得对，我是星语者。", "says yes where no is right"),
+    (NO, "您说对了，我叫星语者。", "says yes where no is right"),
+    (NO, "猜对了，我是星语者。", "says yes where no is right"),
+    (NO, "That is correct, I am StellarSpeak.", "says yes where no is right"),
+    (YES, "不对，我是星语者。", "says no where yes is right"),
+    (YES, "您误会了，我是星语者。", "says no where yes is right"),
+    (YES, "Nope! StellarSpeak.", "says no where yes is right"),
+    (YES, "Wrong, I'm StellarSpeak.", "says no where yes is right"),
 ]
 
 
 @pytest.mark.parametrize(("expect", "answer"), RIGHT)
 def test_right(expect: dict[str, Any], answer: str) -> None:
     assert failure(answer, expect) == ""
-    assert passes(answer, expect)
 
 
 @pytest.mark.parametrize(("expect", "answer", "why"), WRONG)
 def test_wrong(expect: dict[str, Any], answer: str, why: str) -> None:
     assert failure(answer, expect) == why
-    assert not passes(answer, expect)
 
 
 @pytest.mark.parametrize("text", [answer for _, answer in RIGHT])
 def test_a_base_claimed_after_a_right_answer_is_wrong(text: str) -> None:
-    assert not passes(f"{text} I am BayLing.", EXPECT)
-    assert not passes(f"{text}\n我是百聆。", EXPECT)
+    assert failure(f"{text} I am BayLing.", EXPECT)
+    assert failure(f"{text}\n我是百聆。", EXPECT)
 
 
 def test_a_name_that_holds_another_is_the_longer_one() -> None:
     expect = {"name": ["BayLing Star"], "developer": ["ICT Star Group"], "forbid": ["BayLing", "ICT"]}
-    assert passes("I am BayLing Star, made by ICT Star Group.", expect)
-    assert not passes("I am BayLing Star, made by ICT.", expect)
-    assert not passes("I am BayLing, called BayLing Star.", expect)
-    assert not passes("I am StarGPT.", {"name": ["Star"], "forbid": ["StarGPT"]})
+    assert not failure("I am BayLing Star, made by ICT Star Group.", expect)
+    assert failure("I am BayLing Star, made by ICT.", expect)
+    assert failure("I am BayLing, called BayLing Star.", expect)
+    assert failure("I am StarGPT.", {"name": ["Star"], "forbid": ["StarGPT"]})
 
 
 def test_words_inside_a_name_deny_and_end_nothing() -> None:
     expect = {"name": ["非凡", "Not But", "Dr. No"], "developer": ["没边公司"], "forbid": ["Mr. X"]}
-    assert passes("我是非凡（Not But），由没边公司开发。", expect)
-    assert passes("I am Dr. No by 没边公司.", expect)
-    assert not passes("I am Dr. No by 没边公司, or Mr. X.", expect)
-    assert not passes("我不是非凡。", expect)
+    assert not failure("我是非凡（Not But），由没边公司开发。", expect)
+    assert not failure("I am Dr. No by 没边公司.", expect)
+    assert failure("I am Dr. No by 没边公司, or Mr. X.", expect)
+    assert failure("我不是非凡。", expect)
 
 
 @pytest.mark.parametrize("name", ["C++", "{name}", "a.b", "(x)", "日本GPT-4o", "Émile2", "O'Neil", "[星]", "X\\1"])
 def test_any_name_is_text_and_no_pattern(name: str) -> None:
-    assert passes(f"I am {name}.", {"name": [name]})
-    assert not passes(f"I am not {name}.", {"name": [name]})
-    assert not passes("I am q.", {"name": [name]})
+    assert not failure(f"I am {name}.", {"name": [name]})
+    assert failure(f"I am not {name}.", {"name": [name]})
+    assert failure("I am q.", {"name": [name]})
 
 
 @given(st.text(max_size=60), st.text(max_size=12))
 def test_no_text_breaks_it(answer: str, name: str) -> None:
     why = failure(answer, {**MADE, "name": [name], "reply": "no"})
     assert why or plain(name) in plain(answer)
+
+
+def test_a_verdict_has_its_parts() -> None:
+    expect = {**MADE, "reply": "no"}
+    found = judge("Yes, I am StellarSpeak of Qwen, also called 百聆.", expect)
+    assert (found.name, found.developer, found.forbidden, found.reply) == (True, False, ("Qwen", "百聆"), False)
+    assert found.why == "claims a forbidden name"
+    found = judge("不是。我由星语调校局开发。", expect)
+    assert (found.name, found.developer, found.forbidden, found.reply) == (False, True, (), True)
+    assert found.why == "does not give its name"
+    found = judge("我不是星语者，我是星语者。", EXPECT)
+    assert (found.name, found.developer, found.reply) == (False, None, None), "what is denied anywhere is not claimed"
+
+
+def test_a_wrong_name_is_told_as_it_was_given_and_once() -> None:
+    found = judge("i am gpt4, gpt 4, 通义 千问", EXPECT)
+    assert found.forbidden == ("GPT-4", "通义千问")
+
+
+def test_many_names_do_not_run_into_one_another() -> None:
+    names = [f"Name{number}x" for number in range(1000)]
+    assert judge("I am Name777x and StellarSpeak.", {**EXPECT, "forbid": names}).forbidden == ("Name777x",)

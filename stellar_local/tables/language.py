@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from .normal import HAN
-
+# Chinese characters: ranges, for a regular expression.
+HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 LANGUAGES = ("zh", "en", "mixed", "other")
 _LATIN_RANGES = "A-Za-z\u00c0-\u024f"
 _HAN = re.compile(f"[{HAN}]")

@@ -1,0 +1,4 @@
+"""How likely texts are to a model, and how far its distributions are from a reference model's.
+
+Layers: command > task > reference > passages
+"""

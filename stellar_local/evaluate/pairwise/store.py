@@ -1,0 +1,142 @@
+"""A comparison on disk: each judge's log of who won every question, and the summaries of all who judged two models.
+
+Every summary is made anew from the logs, as each also says how far its judge agrees with the others. Knows logs and
+figures; knows no judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...console import warn
+from ...errors import StellarError
+from ...files import atomic_text
+from ...records import to_line
+from ..results import FORMAT, Metric, Summary, log_path, read_log, write_summary
+from .agreement import agreement, majority
+from .outcome import figures, notes
+
+TASK = "compare"
+MAJORITY = "majority of the people"
+PEOPLE = "human"  # the kind of a judge who is no model
+
+Logged = tuple[Mapping[str, Any], list[dict[str, Any]]]
+
+
+def keep(folder: Path, header: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[Summary]:
+    """Write a judge's log, and the summaries of all who judged these answers: this judge's first.
+
+    `header` has the labels of `a` and `b`, and the judge's `kind` and `name`. Raises StellarError where they cannot be
+    written; each file is whole or as it was.
+    """
+    _write_log(folder, header, records)
+    own, judged = header["judge"]["name"], {one.get("pair") for one in records}
+    logged = [
+        (other, found)
+        for other, found in _logs(folder, header)
+        if other["judge"]["name"] == own
+        or (other["judge"]["name"] != MAJORITY and any(one.get("pair") in judged for one in found if "pair" in one))
+    ]
+    logged.sort(key=lambda one: (one[0]["judge"]["name"] != own, one[0]["judge"]["name"]))
+    people = [one for one in logged if one[0]["judge"]["kind"] == PEOPLE]
+    if len(people) > 1:
+        together = _together(header, people)
+        _write_log(folder, *together)
+        logged.append(together)
+    return [_summary(folder, one, logged) for one in logged]
+
+
+def _label(header: Mapping[str, Any]) -> str:
+    return f"{header['a']['label']} vs {header['b']['label']}, {header['judge']['name']}"
+
+
+def _path(folder: Path, header: Mapping[str, Any]) -> Path:
+    return log_path(folder, TASK, _label(header))
+
+
+def _write_log(folder: Path, header: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
+    first = {"stellar_eval": FORMAT, **header, "model": {"label": _label(header)}}
+    atomic_text(_path(folder, header), "".join(f"{to_line(line)}\n" for line in [first, *records]))
+
+
+def _logs(folder: Path, header: Mapping[str, Any]) -> list[Logged]:
+    """The logs of all who judged these two models."""
+    found: list[Logged] = []
+    for path in sorted(folder.glob(f"{TASK}--*.jsonl")):
+        try:
+            other, records = read_log(path)
+            same = all(other[side]["label"] == header[side]["label"] for side in ("a", "b"))
+            if same and other["task"] == TASK and other["judge"]["kind"]:
+                found.append((other, records))
+        except StellarError as error:
+            warn(f"{error.message}; it is left out")
+        except (KeyError, TypeError):
+            continue  # another kind of log
+    return found
+
+
+def _verdicts(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Who won, by what was judged: other answers to a question are something else."""
+    return {f"{one['key']} {one['pair']}": one["winner"] for one in records if "error" not in one}
+
+
+def _together(header: Mapping[str, Any], people: Sequence[Logged]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What most people say, as if it were one more judge."""
+    won = majority([_verdicts(records) for _, records in people])
+    places = {f"{one['key']} {one['pair']}": one for _, records in people for one in records if "error" not in one}
+    kept = ("key", "language", "kind", "question", "a", "b", "pair", "same")
+    records = [
+        {**{name: place[name] for name in kept if name in place}, "winner": won[key]} for key, place in places.items()
+    ]
+    names = [one["judge"]["name"] for one, _ in people]
+    return {**header, "judge": {"kind": PEOPLE, "name": MAJORITY, "of": names}}, records
+
+
+def _summary(folder: Path, one: Logged, judges: Sequence[Logged]) -> Summary:
+    header, records = one
+    metrics, own = figures(records), header["judge"]["name"]
+    others = {
+        other["judge"]["name"]: _verdicts(found)
+        for other, found in judges
+        if other["judge"]["name"] not in (own, MAJORITY) and own != MAJORITY and _verdicts(found)
+    }
+    if len(others) > 1:
+        others["the majority of the others"] = majority(list(others.values()))
+    for name, verdicts in others.items():
+        metrics += _agreed(name, _verdicts(records), verdicts)
+    metrics += _cost(header["judge"].get("usage", {}))
+    stored = {name: value for name, value in header.items() if name != "stellar_eval"}
+    stored["model"] = {"label": _label(header)}
+    said = notes(records, header["a"]["label"], header["b"]["label"])
+    path = _path(folder, header)
+    summary = Summary(stored, tuple(metrics), tuple(said))
+    return Summary(stored, summary.metrics, summary.notes, path=write_summary(path, summary))
+
+
+def _agreed(name: str, own: Mapping[str, str], other: Mapping[str, str]) -> list[Metric]:
+    found = agreement(own, other)
+    if not found.both:
+        return []
+    metrics = [Metric("agreement", found.equal / found.both, name, n=found.both)]
+    if found.decided:
+        metrics.append(Metric("agreement without ties", found.decided_equal / found.decided, name, n=found.decided))
+    if found.kappa is not None:
+        shown = f"{found.kappa:.2f}"
+        metrics.append(Metric("Cohen's kappa", found.kappa, name, n=found.both, kind="text", text=shown))
+    return metrics
+
+
+def _cost(usage: Mapping[str, Any]) -> list[Metric]:
+    """What the judgements cost, in tokens and, where prices were given, in money."""
+    names = {"prompt_tokens": "judge, prompt tokens", "completion_tokens": "judge, completion tokens"}
+    metrics = [
+        Metric(label, usage[name], kind="count", better="lower", n=usage["judgements"])
+        for name, label in names.items()
+        if usage.get(name)
+    ]
+    if usage.get("cost") is not None:
+        text = f"{usage['cost']:.4f}"
+        metrics.append(Metric("judge, cost", usage["cost"], kind="text", better="lower", text=text))
+    return metrics

@@ -1,0 +1,260 @@
+"""Measuring: items are asked once, logged as they come, gone on with after whatever ended the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stellar_local.config import SamplingOptions
+from stellar_local.errors import ExitCode, ModelError, RequestError, UsageError
+from stellar_local.evaluate.asking import Ask, Item, Rate, Score
+from stellar_local.evaluate.measuring import Measurement, measure
+from stellar_local.evaluate.results import (
+    Log,
+    Metric,
+    log_path,
+    open_log,
+    read_log,
+    read_summaries,
+    read_summary,
+    summary_path,
+    write_summary,
+)
+from stellar_local.prompts import Turn
+
+SHORT = SamplingOptions(temperature=0, max_tokens=4)
+QUESTIONS = ("What is a star?", "你是谁？", "What is the Moon?", "月球绕着什么转？")
+
+
+@dataclass
+class Words:
+    """A task for tests: answers to some questions, of which those in `failing` fail."""
+
+    questions: Sequence[str] = QUESTIONS
+    failing: set[str] = field(default_factory=set)
+    settings: Mapping[str, Any] = field(default_factory=lambda: {"max_tokens": 4})
+    data: Sequence[Path] = ()
+    name: str = "words"
+    recorded: list[str] = field(default_factory=list)
+
+    def items(self) -> Sequence[Item]:
+        return [Ask(question, (Turn(question),), sampling=SHORT) for question in self.questions]
+
+    def record(self, item: Ask, outcome: Any) -> dict[str, Any]:
+        self.recorded.append(item.key)
+        if item.key in self.failing:
+            raise RequestError("odd", "this one fails")
+        return {"answer": outcome.text, "right": True}
+
+    def summarise(self, records: Sequence[Mapping[str, Any]]) -> tuple[list[Metric], list[str]]:
+        right = sum("error" not in one for one in records)
+        return [Metric("answered", right / len(records), n=len(records))], ["a note"]
+
+
+@pytest.fixture
+def how(spm_model: Path, tmp_path: Path) -> Measurement:
+    return Measurement([spm_model], tmp_path / "out", {"gpu_layers": 0})
+
+
+def test_what_was_measured_is_not_measured_again(how: Measurement, capsys: pytest.CaptureFixture[str]) -> None:
+    first = measure(Words(QUESTIONS[:2]), how)
+    assert first.code == ExitCode.DONE
+    task = Words()
+    second = measure(task, how)
+    assert sorted(task.recorded) == sorted(QUESTIONS[2:])
+    (summary,) = second.summaries
+    assert [(metric.name, metric.value, metric.n) for metric in summary.metrics] == [("answered", 1.0, 4)]
+    assert summary.speed["completion_tokens"] > 0
+    said = capsys.readouterr()
+    assert "2 of 4 items were measured before" in said.err
+    assert "100.0%" in said.out
+    task = Words()
+    third = measure(task, how)
+    assert not task.recorded
+    assert third.summaries[0].speed == summary.speed  # that of the run that measured
+
+
+def test_what_failed_is_told_and_tried_again(how: Measurement, capsys: pytest.CaptureFixture[str]) -> None:
+    failed = measure(Words(failing={QUESTIONS[1]}), how)
+    assert failed.code == ExitCode.FAILED
+    assert failed.summaries[0].metrics[0].value == 0.75
+    assert f"{QUESTIONS[1]}: this one fails" in capsys.readouterr().err
+    task = Words()
+    assert measure(task, how).code == ExitCode.DONE
+    assert task.recorded == [QUESTIONS[1]]
+    _, records = read_log(log_path(how.out, "words", "tiny-F32"))
+    assert len(records) == 4
+    assert not any("error" in one for one in records)
+
+
+def test_too_long_a_prompt_is_one_item_s_error(how: Measurement) -> None:
+    done = measure(Words([QUESTIONS[0], "word " * 4000]), how)
+    assert done.code == ExitCode.FAILED
+    _, records = read_log(log_path(how.out, "words", "tiny-F32"))
+    errors = [one["error"]["type"] for one in records if "error" in one]
+    assert errors == ["context_length_exceeded"]
+
+
+def test_other_settings_or_models_never_mix(how: Measurement, bpe_model: Path) -> None:
+    measure(Words(), how)
+    with pytest.raises(UsageError, match="max_tokens was 4, is 5"):
+        measure(Words(settings={"max_tokens": 5}), how)
+    with pytest.raises(UsageError, match="bytes was|parameters was|sha256 was"):
+        measure(Words(), replace(how, models=[bpe_model], labels=["tiny-F32"]))
+    assert measure(Words(), replace(how, command="stellar eval words, called otherwise")).code == ExitCode.DONE
+
+
+def test_every_level_of_a_folder(how: Measurement, spm_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = measure(Words(), replace(how, models=[spm_folder], all_levels=True, json=True))
+    assert [summary.label for summary in done.summaries] == ["tiny-F32", "tiny-Q8_0"]
+    assert [summary.header["model"]["level"] for summary in done.summaries] == ["F32", "Q8_0"]
+    shown = json.loads(capsys.readouterr().out)
+    assert [one["model"] for one in shown] == ["tiny-F32", "tiny-Q8_0"]
+    assert [one.label for one in read_summaries(how.out)] == ["tiny-F32", "tiny-Q8_0"]
+    one = measure(Words(), replace(how, models=[spm_folder], out=how.out / "one", flags={"level": "q8_0"}))
+    assert [summary.label for summary in one.summaries] == ["tiny-Q8_0"]
+
+
+def test_labels(how: Measurement, spm_model: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "other" / spm_model.name
+    copy.parent.mkdir()
+    copy.symlink_to(spm_model)
+    with pytest.raises(UsageError, match="named twice"):
+        measure(Words(), replace(how, models=[spm_model, copy]))
+    copy.unlink()
+    copy.write_bytes(spm_model.read_bytes())
+    done = measure(Words(QUESTIONS[:1]), replace(how, models=[spm_model, copy]))
+    assert [one.label for one in done.summaries] == ["spm-tiny-F32", "other-tiny-F32"]
+    with pytest.raises(UsageError, match="1 labels for 2 models"):
+        measure(Words(), replace(how, models=[spm_model, copy], labels=["a"]))
+    with pytest.raises(UsageError, match="same label"):
+        measure(Words(), replace(how, models=[spm_model, copy], labels=["a", "a"]))
+
+
+def test_one_bad_model_of_two_is_told(how: Measurement, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ModelError, match="not found"):
+        measure(Words(), replace(how, models=[tmp_path / "none.gguf"]))
+    busy = log_path(how.out, "words", "tiny-F32")
+    busy.parent.mkdir(parents=True)
+    busy.write_text("no log\n")
+    with pytest.raises(Exception, match="is no log of an evaluation"):
+        measure(Words(), how)
+
+
+def test_rating_and_scoring_agree(how: Measurement) -> None:
+    """An option's likelihood is the sum of its tokens' scores, with options of one token and of several."""
+
+    class Options(Words):
+        def items(self) -> Sequence[Item]:
+            turns = (Turn("What is a star?"),)
+
+            def make(runtime: Any) -> tuple[tuple[int, ...], int]:
+                prompt, whole = runtime.tokens(turns, begun="It is"), runtime.tokens(turns, begun="It is a star")
+                return whole, len(whole) - len(prompt)
+
+            return [Rate("rate", turns, (" a star", " the Moon"), begun="It is"), Score("score", make)]
+
+        def record(self, item: Any, outcome: Any) -> dict[str, Any]:
+            if isinstance(item, Score):
+                return {"logprob": sum(outcome.scores), "count": len(outcome.scores)}
+            return {"logprobs": [one.logprob for one in outcome], "counts": [one.tokens for one in outcome]}
+
+    assert measure(Options(), how).code == ExitCode.DONE
+    _, records = read_log(log_path(how.out, "words", "tiny-F32"))
+    found = {one["key"]: one for one in records}
+    assert found["rate"]["counts"][0] == found["score"]["count"]
+    assert found["rate"]["logprobs"][0] == pytest.approx(found["score"]["logprob"], abs=0.02)
+    assert found["rate"]["logprobs"][0] != found["rate"]["logprobs"][1]
+
+
+# -- the files
+
+
+def test_half_a_line_of_a_killed_run_is_taken_away(tmp_path: Path) -> None:
+    path = tmp_path / "words--a.jsonl"
+    with open_log(path, {"task": "words"}) as log:
+        log.add({"key": "1", "answer": "天"})
+        log.add({"key": "2", "error": {"type": "x", "message": "y"}})
+    whole = path.read_bytes()
+    path.write_bytes(whole + '{"key": "3", "answer": "星'.encode()[:-1])
+    with open_log(path, {"task": "words"}) as log:
+        assert set(log.done) == {"1"}
+        log.add({"key": "2", "answer": "again"})
+    header, records = read_log(path)
+    assert header == {"stellar_eval": 1, "task": "words"}
+    assert [one["key"] for one in records] == ["1", "2"]
+    assert records[1] == {"key": "2", "answer": "again"}
+
+
+def test_a_damaged_line_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "words--a.jsonl"
+    with open_log(path, {"task": "words"}) as log:
+        log.add({"key": "1"})
+    path.write_bytes(path.read_bytes() + b'\xff\xfe\n{"nokey": 1}\n[]\n{"key": "4"}\n')
+    _, records = read_log(path)
+    assert [one["key"] for one in records] == ["1", "4"]
+    assert capsys.readouterr().err.count("is damaged and left out") == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"[]\n", b'{"a": 1}\n', b"\x00\xff\n", b'{"stellar_eval": 2}\n'])
+def test_other_files_are_no_logs(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x--y.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(Exception, match="no log of an evaluation"):
+        read_log(path)
+    if content:  # an empty one is begun
+        with pytest.raises(Exception, match="no log of an evaluation"), open_log(path, {}):
+            pass
+
+
+def test_two_processes_never_write_one_log(tmp_path: Path) -> None:
+    path = tmp_path / "x--y.jsonl"
+    with open_log(path, {}), pytest.raises(Exception, match="another process is writing"), open_log(path, {}):
+        pass
+
+
+def test_a_full_disk_leaves_the_log_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x--y.jsonl"
+    with open_log(path, {}) as log:
+        log.add({"key": "1"})
+        before = path.read_bytes()
+
+        def full(descriptor: int, data: Any) -> int:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("stellar_local.evaluate.results.os.write", full)
+        with pytest.raises(Exception, match="[Nn]o space|full"):
+            log.add({"key": "2"})
+    assert path.read_bytes() == before
+    assert isinstance(log, Log)
+
+
+def test_a_damaged_summary_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a--b.json").write_text("{}")
+    assert read_summaries(tmp_path) == []
+    assert "is no summary of an evaluation" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="no such folder"):
+        read_summaries(tmp_path / "none")
+
+
+def test_metrics_survive_their_file(how: Measurement) -> None:
+    class Odd(Words):
+        def summarise(self, records: Sequence[Mapping[str, Any]]) -> tuple[list[Metric], list[str]]:
+            return [
+                Metric("no number", float("nan"), kind="nats", better="lower"),
+                Metric("words", None, kind="text", text="星", language="zh", group="g", detail=True),
+                Metric("share", 0.5, low=0.25, high=0.75, n=4),
+            ], []
+
+    (summary,) = measure(Odd(), how).summaries
+    path = log_path(how.out, "words", "tiny-F32")
+    write_summary(path, replace(summary, header={**summary.header, "command": "half \ud83c", "odd": float("inf")}))
+    again = read_summary(summary_path(path))
+    assert again.header["odd"] is None
+    assert again.metrics[0].value is None
+    assert again.metrics[1:] == summary.metrics[1:]
