@@ -20,11 +20,16 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from stellar_local.evaluate.results import Metric, Summary, read_summaries
-from stellar_local.evaluate.tables import number, written
+import numpy as np
+
+from convert.imatrix import read_imatrix
+from convert.imatrix_collect import Sums
+from convert.imatrix_write import write_imatrix
+from stellar_local.evaluate.results import Summary, read_summaries
+from stellar_local.evaluate.tables import written
 from stellar_local.quickstart import bundled_model, command
 from train import corpus
 from train.corpus import Triple
@@ -41,7 +46,7 @@ TRAINING = (
 )
 PARTS = ("astronomy", "general", "identity")
 LEVELS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
-LOW = ("Q2_K", "IQ3_XXS", "IQ2_M")  # with and without an importance matrix, where they can be made without
+LOW = ("IQ3_XXS", "Q2_K", "IQ2_M")  # with an importance matrix and without
 TEMPLATE = "bayling"
 PROMPTS = ("What is a parsec?", "什么是黑洞？", "Why do stars twinkle?", "月食是怎么发生的？")
 ROUNDS = 3  # of measuring speed, the levels in turn
@@ -68,30 +73,45 @@ def main() -> None:
 
 def make(folder: Path) -> None:
     """Base, data, adapter, importance matrix, and every file that is compared."""
-    if not (folder / "base").exists():
-        stellar(folder, "import-gguf", str(bundled_model()), "--out", "base")
-    if not (folder / "questions.jsonl").exists():
-        stellar(folder, "data", "identity", *NAMES, "--out", "identity.jsonl", "--held-out", "questions.jsonl")
+    step(folder, "base", "import-gguf", str(bundled_model()), "--out", "base")
+    step(
+        folder,
+        "questions.jsonl",
+        "data",
+        "identity",
+        *NAMES,
+        "--out",
+        "identity.jsonl",
+        "--held-out",
+        "questions.jsonl",
+    )
+    if not (folder / "held-out").exists():
         split(folder)
-    if not (folder / "train.json").exists():
-        sources = [text for part in PARTS for text in ("--source", f"parts/{part}.json")]
-        stellar(folder, "data", "build", *sources, *BUILDING, "--out", "train.json")
+    sources = [text for part in PARTS for text in ("--source", f"parts/{part}.json")]
+    step(folder, "train.json", "data", "build", *sources, *BUILDING, "--out", "train.json")
     data = ("--base", "base", "--data", "train.json", "--out", "adapter", "--template", TEMPLATE)
-    if not (folder / "adapter" / "adapter_model.safetensors").exists():
-        stellar(folder, "train", *data, *TRAINING)
-    levels = ",".join(LEVELS)
-    plain = ",".join([*LEVELS, *(level for level in LOW if level in ("IQ3_XXS",))])
+    step(folder, "adapter/adapter_model.safetensors", "train", *data, *TRAINING)
+    untuned = ("convert", "--base", "base", "--name", "base", "--levels", ",".join(LEVELS), "--out", "base-levels")
+    step(folder, "base-levels/manifest.json", *untuned)
     tuned = ("convert", "--base", "base", "--adapter", "adapter")
-    if not (folder / "base-levels" / "manifest.json").exists():
-        stellar(folder, "convert", "--base", "base", "--out", "base-levels", "--name", "base", "--levels", levels)
-    if not (folder / "tuned" / "manifest.json").exists():
-        stellar(folder, *tuned, "--out", "tuned", "--name", "tuned", "--levels", plain)
-    if not (folder / "tuned.imatrix").exists():
-        texts = [text for part in ("astronomy", "general") for text in ("--data", f"parts/{part}.json")]
-        stellar(folder, "imatrix", "tuned/tuned-F16.gguf", *texts, "--out", "tuned.imatrix")
-    if not (folder / "tuned-imatrix" / "manifest.json").exists():
-        more = ("--imatrix", "tuned.imatrix", "--levels", ",".join(LOW))
-        stellar(folder, *tuned, "--out", "tuned-imatrix", "--name", "tuned-imatrix", *more)
+    step(folder, "tuned/manifest.json", *tuned, "--name", "tuned", "--levels", ",".join(LEVELS), "--out", "tuned")
+    texts = [text for part in PARTS for text in ("--data", f"parts/{part}.json")]
+    step(folder, "tuned.imatrix", "imatrix", "tuned/tuned-F16.gguf", *texts, "--chunks", "96", "--out", "tuned.imatrix")
+    flat = folder / "flat.imatrix"
+    if not flat.exists():
+        write_flat(folder / "tuned.imatrix", flat)
+    low = ",".join(LOW)
+    for name, matrix in (("imatrix", "tuned.imatrix"), ("flat", "flat.imatrix")):
+        out = f"tuned-{name}"
+        step(folder, f"{out}/manifest.json", *tuned, "--imatrix", matrix, "--name", out, "--levels", low, "--out", out)
+
+
+def write_flat(path: Path, flat: Path) -> None:
+    """A matrix that holds all columns to be equally important: what the levels that need one are without knowledge."""
+    ones = {
+        name: Sums(np.ones((1, len(entry))), np.ones(1, np.int64)) for name, entry in read_imatrix(path).entries.items()
+    }
+    write_imatrix(flat, ones, ["flat"], 1, 512)
 
 
 def split(folder: Path) -> None:
@@ -118,15 +138,17 @@ def files(folder: Path, name: str) -> list[str]:
 
 def judge(folder: Path) -> None:
     """Every measurement, into the folder `evaluation`."""
-    base, tuned, careful = (files(folder, name) for name in ("base-levels", "tuned", "tuned-imatrix"))
-    held_out = ("--data", "held-out/astronomy.jsonl")
-    prompted = ("--template", TEMPLATE)  # the base under the template that it is tuned with, and its own
-    stellar(folder, "eval", "likelihood", *base, *held_out, *prompted, "--reference", base[0])
-    stellar(folder, "eval", "likelihood", *tuned, *careful, *held_out, "--reference", tuned[0])
+    base, tuned = files(folder, "base-levels"), files(folder, "tuned")
+    low = [*files(folder, "tuned-imatrix"), *files(folder, "tuned-flat")]
+    held_out = [text for part in PARTS for text in ("--data", f"held-out/{part}.jsonl")]
+    places = ("--places", "2048")
+    prompted = ("--template", TEMPLATE)  # the base under the template that it is tuned with, as it brings another
+    stellar(folder, "eval", "likelihood", *base, *held_out, *prompted, *places, "--reference", base[0])
+    stellar(folder, "eval", "likelihood", *tuned, *low, *held_out, *places, "--reference", tuned[0])
     asked = ("--questions", "questions.jsonl", "--failures", "3")
     stellar(folder, "eval", "identity", base[0], *asked, *prompted)
-    stellar(folder, "eval", "identity", *tuned, *careful, *asked)
-    speeds(folder, [*tuned, *careful])
+    stellar(folder, "eval", "identity", *tuned, *files(folder, "tuned-imatrix"), *asked)
+    speeds(folder, [*tuned, *files(folder, "tuned-imatrix")])
     stellar(folder, "eval", "report", "evaluation", "--title", "SmolLM2-135M → StellarSpeak")
 
 
@@ -139,8 +161,8 @@ def speeds(folder: Path, models: Sequence[str]) -> None:
     lines = "".join(json.dumps({"prompt": prompt}, ensure_ascii=False) + "\n" for prompt in PROMPTS)
     for _ in range(ROUNDS):
         for name in models:
-            more = ("--parallel", "1", "--temperature", "0", "--max-tokens", "96", "--template", "chatml")
-            said = stellar(folder, "batch", name, *more, stdin=lines, quiet=True)
+            more = ("--parallel", "1", "--temperature", "0", "--max-tokens", "96")
+            said = run(folder, ("batch", name, *more), lines)
             answers = [json.loads(line) for line in said.splitlines()]
             tokens = sum(one["usage"]["completion_tokens"] - 1 for one in answers)
             found[name].append(tokens / max(sum(one["timing"]["generation"] for one in answers), 1e-9))
@@ -151,72 +173,72 @@ def speeds(folder: Path, models: Sequence[str]) -> None:
 
 def figures(folder: Path) -> dict[str, str]:
     """The tables of the pages, by name, as Markdown."""
-    found = read_summaries(folder / "evaluation")
+    found = sorted(read_summaries(folder / "evaluation"), key=size_of)
     loss = {one.label: one for one in found if one.task == "likelihood"}
     known = {one.label: one for one in found if one.task == "identity"}
     speed = json.loads((folder / "speeds.json").read_text(encoding="utf-8"))
-    labels = [one.label for one in sorted(found, key=size_of) if one.task == "likelihood"]
-    own = [label for label in labels if label.startswith("tuned")]
-    rows = [[label, *about(loss[label]), *heldout(loss[label]), f"{speed[label]}"] for label in own]
-    rows_base = [[label, *about(loss[label]), *heldout(loss[label])] for label in labels if label.startswith("base")]
-    identity = [[label, *who(known[label])] for label in ["base-F16", *own] if label in known]
-    gain = [gained(level, loss) for level in LOW]
+    plain = [label for label in loss if label.removeprefix("tuned-") in LEVELS]
     return {
-        "levels": table(rows),
-        "base": table(rows_base),
-        "identity": table(identity),
-        "imatrix": table([row for row in gain if row]),
+        "levels": table([label, *size(loss[label]), *compared(loss[label]), str(speed[label])] for label in plain),
+        "loss": table([label, *losses(one)] for label, one in loss.items() if "flat" not in label),
+        "identity": table([label, *who(one)] for label, one in known.items()),
+        "imatrix": table(gained(name, level, loss) for level in LOW for name in ("without", "with")),
         "machine": machine(found),
         "commands": "\n".join(["```sh", *COMMANDS, "```"]),
     }
 
 
-def size_of(summary: Summary) -> tuple[bool, int]:
-    return "imatrix" in summary.label, -int(summary.header["model"]["bytes"])
-
-
-def metric(summary: Summary, name: str, language: str = "", group: str = "") -> Metric | None:
-    """A summary's figure, None where it has none."""
-    places = ((one.name, one.language, one.group) for one in summary.metrics)
-    return next((one for one, at in zip(summary.metrics, places, strict=True) if at == (name, language, group)), None)
+def size_of(summary: Summary) -> tuple[int, int]:
+    """Base, tuned, tuned with a matrix; the largest first."""
+    order = [summary.label.startswith("tuned"), "-imatrix-" in summary.label, "-flat-" in summary.label]
+    return sum(order), -int(summary.header["model"]["bytes"])
 
 
 def shown(summary: Summary, name: str, language: str = "", group: str = "") -> str:
-    found = metric(summary, name, language, group)
-    return written(found) if found else "-"
+    """A summary's figure with its interval, "-" where it has none."""
+    for one in summary.metrics:
+        if (one.name, one.language, one.group) == (name, language, group):
+            return written(one)
+    return "-"
 
 
-def about(summary: Summary) -> list[str]:
+def size(summary: Summary) -> list[str]:
     model = summary.header["model"]
     return [f"{model['bytes'] / 2**20:.1f}", f"{model['bits_per_weight']:.2f}"]
 
 
-def heldout(summary: Summary) -> list[str]:
+def compared(summary: Summary) -> list[str]:
     return [
-        shown(summary, "loss", "zh"),
-        shown(summary, "loss", "en"),
-        shown(summary, "KL divergence"),
+        shown(summary, "KL divergence", "zh"),
+        shown(summary, "KL divergence", "en"),
         shown(summary, "same top token"),
     ]
 
 
+def losses(summary: Summary) -> list[str]:
+    return [
+        shown(summary, "loss", group="astronomy"),
+        shown(summary, "loss", "zh"),
+        shown(summary, "loss", "en"),
+        shown(summary, "bits per byte"),
+    ]
+
+
 def who(summary: Summary) -> list[str]:
-    """Passed, by language, with and without the system line, as the summary has them."""
-    named = [one for one in summary.metrics if one.name == "passed" and not one.detail]
-    return [written(one) for one in named[:5]]
+    """Right answers with and without the system line, by language."""
+    places = [("", "system line"), ("zh", "system line"), ("en", "system line"), ("", "no system line")]
+    return [shown(summary, "right", language, group) for language, group in places]
 
 
-def gained(level: str, loss: Mapping[str, Summary]) -> list[str]:
-    """A low level without and with the matrix: KL divergence in both languages."""
-    row = [level]
-    for language in ("zh", "en"):
-        for label in (f"tuned-{level}", f"tuned-imatrix-{level}"):
-            found = metric(loss[label], "KL divergence", language) if label in loss else None
-            row.append(number(found.value, "nats") if found and found.value is not None else "-")
-    return row
+def gained(name: str, level: str, loss: Mapping[str, Summary]) -> list[str]:
+    """A low level with the matrix, or without: for the levels that need one, with one that knows nothing."""
+    label = f"tuned-imatrix-{level}" if name == "with" else f"tuned-flat-{level}"
+    if name == "without" and f"tuned-{level}" in loss:
+        label = f"tuned-{level}"
+    return [label, size(loss[label])[0], *compared(loss[label])]
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
+def table(rows: Iterable[Sequence[str]]) -> str:
     """Rows as the lines of a Markdown table, whose head stands in the page."""
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
@@ -238,20 +260,33 @@ def filled(page: str, tables: Mapping[str, str]) -> str:
 COMMANDS: list[str] = []
 
 
-def stellar(folder: Path, *arguments: str, stdin: str | None = None, quiet: bool = False) -> str:
-    """Run a command in the folder; what it says on stderr is seen, what it answers is returned."""
-    line = "stellar " + " ".join(map(shlex.quote, arguments))
-    if not quiet:
-        COMMANDS.append(line)
-    print(f"$ {line}", flush=True)
-    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parent)}
+def step(folder: Path, makes: str, *arguments: str) -> None:
+    """A command whose result is not there yet."""
+    COMMANDS.append(line(arguments))
+    if not (folder / makes).exists():
+        run(folder, arguments)
+
+
+def stellar(folder: Path, *arguments: str) -> None:
+    """A command that goes on by itself."""
+    COMMANDS.append(line(arguments))
+    run(folder, arguments)
+
+
+def line(arguments: Sequence[str]) -> str:
+    """A command as it is typed, for the page: without this machine's folders."""
+    return "stellar " + " ".join(shlex.quote(Path(one).name if one.startswith("/") else one) for one in arguments)
+
+
+def run(folder: Path, arguments: Sequence[str], stdin: str = "") -> str:
+    """Run it in the folder; what it says on stderr is seen, what it answers is returned."""
+    print(f"$ {line(arguments)}", flush=True)
     done = subprocess.run(
         [*command(), *arguments],
         input=stdin,
-        stdin=None if stdin is not None else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         encoding="utf-8",
-        env=environment,
+        env={**os.environ, "PYTHONPATH": str(FOLDER.parent)},
         cwd=folder,
     )
     if done.returncode:
