@@ -50,7 +50,8 @@ LOW = ("IQ3_XXS", "Q2_K", "IQ2_M")  # with an importance matrix and without
 TEMPLATE = "bayling"
 PROMPTS = ("What is a parsec?", "什么是黑洞？", "Why do stars twinkle?", "月食是怎么发生的？")
 ROUNDS = 3  # of measuring speed, the levels in turn
-HELD_OUT = 10  # one row in so many
+HELD_OUT, MOST_HELD_OUT = 10, 40  # one row in so many, and of each part so many are measured with
+ASKED = ("F16", "Q8_0", "Q4_K_M", "Q2_K")  # the levels that are asked who they are
 
 
 def main() -> None:
@@ -121,7 +122,8 @@ def split(folder: Path) -> None:
     for part in PARTS:
         rows = corpus.read(folder / "identity.jsonl") if part == "identity" else corpus.shipped(part)
         corpus.write([row for row in rows if not is_held_out(row)], folder / "parts" / f"{part}.json")
-        held = [json.dumps({**row.as_dict(), "kind": part}, ensure_ascii=False) for row in rows if is_held_out(row)]
+        left = [row for row in rows if is_held_out(row)][:MOST_HELD_OUT]
+        held = [json.dumps({**row.as_dict(), "kind": part}, ensure_ascii=False) for row in left]
         (folder / "held-out" / f"{part}.jsonl").write_text("\n".join(held) + "\n", encoding="utf-8")
 
 
@@ -147,7 +149,8 @@ def judge(folder: Path) -> None:
     stellar(folder, "eval", "likelihood", *tuned, *low, *held_out, *places, "--reference", tuned[0])
     asked = ("--questions", "questions.jsonl", "--failures", "3")
     stellar(folder, "eval", "identity", base[0], *asked, *prompted)
-    stellar(folder, "eval", "identity", *tuned, *files(folder, "tuned-imatrix"), *asked)
+    levels = [f"tuned/tuned-{level}.gguf" for level in ASKED]
+    stellar(folder, "eval", "identity", *levels, "tuned-imatrix/tuned-imatrix-IQ2_M.gguf", *asked)
     speeds(folder, [*tuned, *files(folder, "tuned-imatrix")])
     stellar(folder, "eval", "report", "evaluation", "--title", "SmolLM2-135M → StellarSpeak")
 
