@@ -123,6 +123,10 @@ class Scheduler:
             size = len(job.request.tokens)
             kept = min(size - size % self._alignment, len(self.memory.tokens[job.sequence]))
             self.memory.truncate(job.sequence, kept)
+        elif job.request.scored:
+            # Every cell in use costs time in each decode: of texts that are only read, keep what others begin with.
+            kept = max((shared_length(job.tokens, other.tokens) for other in self.waiting), default=0)
+            self.memory.truncate(job.sequence, min(kept, len(self.memory.tokens[job.sequence])))
         self.prefixes.touch(job.sequence)
         job.sequence = -1
         self._blocked = None
@@ -248,6 +252,8 @@ class Scheduler:
         for job in list(islice(self.waiting, 2 * self.parallel)):
             if len(self.running) + reserved >= self._lanes() or (job is self._blocked and self.running):
                 return
+            if job.request.scored and self._is_full():
+                return
             if job.adapters != self._adapters:
                 if self._overtaken >= 4 * self.parallel:
                     return  # let the running ones end, so that these get their turn
@@ -273,6 +279,12 @@ class Scheduler:
                 if job.sequence >= 0:
                     self._leave(job)
                 job.fail(told(error))
+
+    def _is_full(self) -> bool:
+        """Whether what runs fills the next call: another text to read would only take cells."""
+        return (
+            sum(len(job.tokens) - len(self.memory.tokens[job.sequence]) for job in self.running) >= self.context.n_batch
+        )
 
     def _lanes(self) -> int:
         """How many may run now: one alone where a decode call failed, to find out whose fault it was."""
