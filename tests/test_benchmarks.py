@@ -174,3 +174,22 @@ def test_the_training_benchmark_says_what_it_needs() -> None:
     done = subprocess.run([sys.executable, FOLDER / "train_memory.py"], capture_output=True, text=True, env=env)
     assert (done.returncode, done.stderr) == (0, "")
     assert "needs a GPU" in done.stdout
+
+
+def test_the_benchmark_of_likelihood_sets_both_side_by_side(spm_model: Path, tmp_path: Path) -> None:
+    """With a stand-in for llama-perplexity; and without any it says that it compares nothing."""
+    text = tmp_path / "text.txt"
+    text.write_text("The Sun is a star. 太阳是一颗恒星。" * 30, encoding="utf-8")
+    command = [sys.executable, FOLDER / "likelihood.py", "--model", spm_model, "--text", text, "--chunk", "32"]
+    own = Path(sys.executable).parent
+    alone = {**os.environ, "PYTHONPATH": str(FOLDER.parent), "PATH": "/usr/bin:/bin"}
+    peer = tmp_path / "llama-perplexity"
+    peer.write_text('#!/bin/sh\necho "Final estimate: PPL = 100.0000 +/- 1.0"\n')
+    peer.chmod(0o755)
+    for path, expected in (("", "nothing to compare with"), (str(tmp_path), "speed ours / theirs")):
+        env = {**alone, "PATH": os.pathsep.join(filter(None, [path, alone["PATH"], str(own)]))}
+        done = subprocess.run([*command, "--rounds", "1"], capture_output=True, text=True, timeout=120, env=env)
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout
+    ours, ratio = (float(found) for found in re.findall(r"perplexity (?:ours / theirs )?([\d.]+)", done.stdout)[::2])
+    assert ratio == pytest.approx(ours / 100, rel=1e-3)

@@ -38,6 +38,8 @@ PLAN = ["docs/plan.md", "docs/plan.zh.md"]
 HARDWARE = ["docs/hardware.md", "docs/hardware.zh.md"]
 PYTHON = ["docs/python.md", "docs/python.zh.md"]
 DOCTOR = ["docs/doctor.md", "docs/doctor.zh.md"]
+EVALUATE = ["docs/evaluate.md", "docs/evaluate.zh.md"]
+STUDY = ["docs/study.md", "docs/study.zh.md"]
 
 
 def fenced(page: str) -> list[str]:
@@ -71,8 +73,8 @@ def test_every_command_has_help_with_an_example(name: str, stellar: Stellar) -> 
 
 @pytest.mark.parametrize(
     "pages",
-    [READMES, GUIDES, BATCH, CHAT, PLAN, TRAIN, DOCTOR, HARDWARE],
-    ids=["readme", "guide", "batch", "chat", "plan", "train", "doctor", "hardware"],
+    [READMES, GUIDES, BATCH, CHAT, PLAN, TRAIN, DOCTOR, HARDWARE, EVALUATE, STUDY],
+    ids=["readme", "guide", "batch", "chat", "plan", "train", "doctor", "hardware", "evaluate", "study"],
 )
 def test_both_languages_show_the_same_commands(pages: list[str]) -> None:
     english, chinese = map(fenced, pages)
@@ -290,6 +292,31 @@ def test_the_doctor_guide_lists_each_check_and_shows_what_is_said(page: str, lan
         assert word in shown, word
 
 
+def test_evaluate_guide_commands_work(tmp_path: Path, spm_base: Path, spm_folder: Path) -> None:
+    """The guide's commands, on tiny models, with rows and sheets made here in the places of real ones."""
+    (tmp_path / "demo" / "model").mkdir(parents=True)
+    for level, source in (("Q8_0", "Q8_0"), ("Q4_K_M", "F32")):
+        shutil.copy(spm_folder / f"tiny-{source}.gguf", tmp_path / "demo" / "model" / f"stellarspeak-demo-{level}.gguf")
+    shutil.copytree(spm_base, tmp_path / "demo" / "base")
+    write_adapter(spm_base, tmp_path / "demo" / "adapter")
+    write_training_data(tmp_path)
+    for name, answer in (("zh", "恒星是自己发光的天体。"), ("en", "A star shines by its own light. ")):
+        row = {"instruction": "?", "output": answer * 60}
+        (tmp_path / f"train.{name}.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    run_all(fenced(EVALUATE[0]), tmp_path)
+    made = {path.name for path in (tmp_path / "evaluation").iterdir()}
+    assert {"report.html", "report.md"} <= made
+    tasks = {name.partition("--")[0] for name in made if name.endswith(".json")}
+    assert tasks >= {"likelihood", "identity", "text", "astro-qa"}
+    assert (tmp_path / "demo" / "low" / "manifest.json").is_file()
+
+
+def test_both_studies_have_the_same_figures() -> None:
+    english, chinese = (re.findall(r"^\| .*\|$", (ROOT / page).read_text("utf-8"), re.MULTILINE) for page in STUDY)
+    figures = [[row for row in rows if re.search(r"\d\.\d", row)] for rows in (english, chinese)]
+    assert figures[0] == figures[1] and len(figures[0]) > 20
+
+
 def test_hardware_guide_commands_work(tmp_path: Path, spm_folder: Path) -> None:
     shutil.copytree(spm_folder, tmp_path / "demo" / "model")
     run_all(fenced(HARDWARE[0]), tmp_path)
@@ -409,6 +436,8 @@ def test_python_examples_work(tmp_path: Path, spm_model: Path) -> None:
         *HARDWARE,
         *PYTHON,
         *DOCTOR,
+        *EVALUATE,
+        *STUDY,
         "CONTRIBUTING.md",
         "templates/README.md",
         "docs/cli.md",
