@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,12 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from conftest import ROOT, Stellar
 from doctor_cases import NVIDIA, around, loaded
 from tiny import write_adapter
 
 from stellar_local.cli import _MOUNTED
+from stellar_local.cli import stellar as root_command
 from stellar_local.config import RuntimeOptions
 from stellar_local.doctor.examination import Examination, Order
 from stellar_local.doctor.graphics import check_gpu
@@ -315,6 +318,18 @@ def test_both_studies_have_the_same_figures() -> None:
     english, chinese = (re.findall(r"^\| .*\|$", (ROOT / page).read_text("utf-8"), re.MULTILINE) for page in STUDY)
     figures = [[row for row in rows if re.search(r"\d\.\d", row)] for rows in (english, chinese)]
     assert figures[0] == figures[1] and len(figures[0]) > 20
+
+
+@pytest.mark.parametrize("line", fenced(STUDY[0]))
+def test_the_study_s_commands_are_commands(line: str) -> None:
+    """What its script ran and wrote down: every name and every option is known, every value of the right kind."""
+    command, context = root_command, click.Context(root_command, info_name="stellar")
+    arguments = shlex.split(line)[1:]
+    while isinstance(command, click.Group):
+        found = command.get_command(context, arguments.pop(0))
+        assert found is not None, line
+        command = found
+    command.make_context(command.name, arguments, parent=context)
 
 
 def test_hardware_guide_commands_work(tmp_path: Path, spm_folder: Path) -> None:
