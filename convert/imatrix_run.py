@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +18,9 @@ from numpy.typing import NDArray
 from stellar_local.batch.signals import orderly
 from stellar_local.config import RuntimeOptions
 from stellar_local.console import progress, say, warn
+from stellar_local.engine.likelihood import log_likelihoods
 from stellar_local.errors import StellarError, UsageError
-from stellar_local.files import ensure_folder, exclusive, regular_target, require_file, sampled
+from stellar_local.files import ensure_folder, exclusive, real, regular_target, require_file, sampled
 from stellar_local.flags import wish_of
 from stellar_local.native.context import Chunk, Context, Decoded
 from stellar_local.native.cores import default_threads
@@ -33,14 +33,13 @@ from stellar_local.prompts import BOS, EOS, Renderer, Template, Turn, load_templ
 from stellar_local.runtime import FALLBACK_TEMPLATE, template_of
 
 from .imatrix_collect import FEWEST_ROWS, Collector, Sums
-from .imatrix_loss import Loss, perplexity, surprise
+from .imatrix_loss import Loss, perplexity
 from .imatrix_text import Triple, check_enough, cut, holds_rows, read_tokens
-from .imatrix_write import State, load_state, save_state, state_path, write_imatrix
+from .imatrix_write import State, is_state, load_state, save_state, state_path, write_imatrix
 
 _SAVE_EVERY = 15.0  # seconds: what a kill costs at most, beside the chunk in hand
 _FEW = 16  # chunks, below which a matrix says little of the language
 _PRECISE = ("F32", "F16", "BF16", "Q8_0")
-_ROWS = 32  # of logits whose likelihoods are computed at once
 
 
 @dataclass(frozen=True)
@@ -78,6 +77,7 @@ def make(order: Order, options: RuntimeOptions) -> Made:
     _check(order, options)
     out = regular_target(order.out)
     with exclusive(out.with_name(f".{out.name}.lock"), out), _opened(order, options) as (context, looking, file):
+        _spare(order, file)
         chunks = _chunks(order, options, context.model)
         state = _taken_up(order, out, chunks, file)
         total = len(chunks) if order.most is None else min(order.most, len(chunks))
@@ -95,11 +95,22 @@ def _check(order: Order, options: RuntimeOptions) -> None:
     """What can be seen to be wrong before the model loads. Raises StellarError."""
     for path in order.data:
         require_file(path, "text", "check the path given with --data")
+    _spare(order, order.model)
     ensure_folder(order.out.absolute().parent)
     if options.batch_size < 2 * FEWEST_ROWS:
         raise UsageError(f"--batch-size must be at least {2 * FEWEST_ROWS} here: nothing is measured in smaller ones")
     if options.template:
         load_template(options.template)
+
+
+def _spare(order: Order, model: Path) -> None:
+    """Refuse to write over what is read, and to take another's file for a state of ours."""
+    for target in (order.out, state_path(order.out)):
+        if real(target) in {real(path) for path in (model, *order.data)}:
+            raise UsageError(f"{target} is read, and would be written over", "give another name with --out")
+    state = state_path(order.out)
+    if state.exists() and not is_state(state):
+        raise UsageError(f"{state} is in the way: it is no unfinished run of this command", "move it away")
 
 
 class _Looking:
@@ -244,11 +255,10 @@ def _run(
     with (
         orderly(ask) as signals,
         progress("measuring", len(chunks) * order.size, "tokens") as shown,
-        ThreadPoolExecutor(threads) as pool,
     ):
         shown.advance(done * order.size)
         for chunk in chunks[done:]:
-            state.loss = _measure(chunk, context, looking, pool, state.loss, order.likelihood)
+            state.loss = _measure(chunk, context, looking, state.loss, order.likelihood)
             state.chunks += 1
             shown.advance(order.size)
             if order.likelihood and (found := perplexity(state.loss)):
@@ -267,7 +277,6 @@ def _measure(
     chunk: NDArray[np.int32],
     context: Context,
     looking: _Looking,
-    pool: ThreadPoolExecutor,
     loss: Loss,
     likelihood: bool,
 ) -> Loss:
@@ -290,8 +299,7 @@ def _measure(
         first, last = max(start, half), min(start + len(part), len(chunk) - 1)
         if likelihood and first < last:
             logits, wanted = context.logits[first - start : last - start], chunk[first + 1 : last + 1]
-            parts = [slice(at, at + _ROWS) for at in range(0, len(wanted), _ROWS)]
-            losses = np.concatenate([*pool.map(lambda rows: surprise(logits[rows], wanted[rows]), parts)])  # noqa: B023
+            losses = -log_likelihoods(logits, wanted.tolist())
             total, squares, count = total + float(losses.sum()), squares + float(losses @ losses), count + len(losses)
         start += len(part)
     return total, squares, count

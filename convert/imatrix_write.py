@@ -81,6 +81,15 @@ def save_state(path: Path, state: State) -> None:
         np.savez(handle, **arrays)
 
 
+def is_state(path: Path) -> bool:
+    """Whether a file begins as a state does, damaged or not."""
+    try:
+        with path.open("rb") as handle:
+            return path.is_file() and handle.read(2) == b"PK"
+    except OSError:
+        return False
+
+
 def load_state(path: Path) -> State | None:
     """The state that an earlier run left; None if there is none, or a damaged one. Raises StellarError."""
     try:

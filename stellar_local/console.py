@@ -170,8 +170,14 @@ def table(
 
     if not headers:
         return
+    headers = [one_line(header) for header in headers]
+
+    class Screen(Console):
+        def on_broken_pipe(self) -> None:  # rich's own ends the process with 1; for us a reader has enough
+            raise BrokenPipeError
+
     stream = file or sys.stderr
-    screen = Console(file=stream, width=None if stream.isatty() else 100, highlight=False)
+    screen = Screen(file=stream, width=None if stream.isatty() else 100, highlight=False)
     shown = [[printable(cell) for cell in row] for row in rows]
     widths: Sequence[int | None] = [None] * len(headers)
     if lines:

@@ -114,11 +114,13 @@ class _Under:
 
 class Asker:
     """Puts items to a runtime, as many at once as it runs. `put` gets each item's outcome, or the error that it met,
-    in the order in which they end.
+    in the order in which they end; then the `bar`, if there is one, goes on by 1.
     """
 
-    def __init__(self, runtime: Runtime, put: Callable[[Single, Outcome | StellarError], None], bar: Progress) -> None:
-        self._runtime, self._put, self._bar = runtime, put, bar
+    def __init__(
+        self, runtime: Runtime, put: Callable[[Single, Outcome | StellarError], None], bar: Progress | None = None
+    ) -> None:
+        self._runtime, self._deliver, self._bar = runtime, put, bar
         self._events: queue.SimpleQueue[_Under | None] = queue.SimpleQueue()
         self._running: set[_Under] = set()
         self._stopping = False
@@ -176,7 +178,7 @@ class Asker:
             for stream in under.streams:
                 stream.cancel()
             under.left = -1  # what is cancelled ends later, and is no one's any more
-            self._settle(item, error)
+            self._put(item, error)
 
     def _stop(self) -> None:
         """Drop what has not started; what has is finished."""
@@ -194,18 +196,19 @@ class Asker:
         try:
             answers = [stream.answer for stream in under.streams]
         except StellarError as error:
-            self._settle(under.item, error)
+            self._put(under.item, error)
             return
         if any(answer.finish_reason == "cancelled" for answer in answers):
             return
         if isinstance(under.item, Rate):
-            self._settle(under.item, tuple(_rated(answer.scores) for answer in answers))
+            self._put(under.item, tuple(_rated(answer.scores) for answer in answers))
         else:
-            self._settle(under.item, answers[0])
+            self._put(under.item, answers[0])
 
-    def _settle(self, item: Single, outcome: Outcome | StellarError) -> None:
-        self._put(item, outcome)
-        self._bar.advance()
+    def _put(self, item: Single, outcome: Outcome | StellarError) -> None:
+        self._deliver(item, outcome)
+        if self._bar:
+            self._bar.advance()
 
 
 def _rated(scores: Sequence[float]) -> Rated:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from ..config import RuntimeOptions, SamplingOptions, resolve
+from ..errors import UsageError
 from ..flags import options_of, verbose_option
 from .measuring import Measurement
 
@@ -20,7 +21,7 @@ _FILE = click.Path(path_type=Path)
 DEFAULTS = {"temperature": 0.0}  # where a command says nothing else: answers that can be had again
 # What an evaluation decides itself, or cannot use.
 _NOT_SAMPLED = ("logprobs", "top_logprobs")
-_OWN = ("out", "labels", "all_levels", "limit", "parallel", "as_json", "verbose", "models")
+_OWN = ("out", "labels", "all_levels", "limit", "parallel", "deterministic", "as_json", "verbose", "models")
 
 out_option = click.option(
     "--out",
@@ -39,6 +40,12 @@ parallel_option = click.option(
     metavar="N",
     help="Items at once, 1 to 64 [default: 16, or what fits; up to 64 on a graphics card].",
 )
+deterministic_option = click.option(
+    "--deterministic",
+    is_flag=True,
+    help="Figures that do not depend on which items run together: one at a time, slower. Else rounding changes some "
+    "answers when a run is done otherwise or gone on with.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="The figures as JSON on stdout.")
 
 
@@ -53,6 +60,7 @@ def evaluation_options(sampling: bool = True) -> Callable[[Function], Function]:
         click.option("--all-levels", is_flag=True, help="Measure every level of a converted folder."),
         limit_option,
         parallel_option,
+        deterministic_option,
         json_option,
         options_of(RuntimeOptions),
         *([options_of(SamplingOptions, without=_NOT_SAMPLED, defaults=DEFAULTS)] if sampling else []),
@@ -68,7 +76,11 @@ def evaluation_options(sampling: bool = True) -> Callable[[Function], Function]:
 
 
 def measurement(given: Mapping[str, Any]) -> Measurement:
-    """How to measure, by the shared options that a command was given."""
+    """How to measure, by the shared options that a command was given. Raises UsageError for those that contradict."""
+    if given["deterministic"] and (given["parallel"] or 1) > 1:
+        raise UsageError("--deterministic runs one item at a time", "leave --parallel out")
+    if given["all_levels"] and given.get("level"):
+        raise UsageError("--level and --all-levels contradict", "leave one out")
     return Measurement(
         models=given["models"],
         out=given["out"],
@@ -77,6 +89,7 @@ def measurement(given: Mapping[str, Any]) -> Measurement:
         all_levels=given["all_levels"],
         limit=given["limit"],
         parallel=given["parallel"],
+        deterministic=given["deterministic"],
         verbose=given["verbose"],
         json=given["as_json"],
         command=command_line(),

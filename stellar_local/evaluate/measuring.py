@@ -6,8 +6,6 @@ again. Knows tasks by their protocol alone.
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,9 +14,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
-import click
-
-from .. import console
 from ..console import progress, say, warn
 from ..engine import Answer
 from ..errors import ExitCode, StellarError
@@ -38,8 +33,8 @@ from .results import (
     summary_path,
     write_summary,
 )
-from .subject import Subject, describe, subjects, surroundings
-from .tables import compared
+from .showing import show
+from .subject import Subject, describe, subjects, surroundings, template_named
 
 _MOST_ERRORS = 5  # that are told one by one
 SCORED_AT_ONCE = 256  # logits of prompts; more is hardly faster, and each takes 4 bytes a token of the vocabulary
@@ -75,9 +70,11 @@ class Measurement:
     all_levels: bool = False
     limit: int | None = None
     parallel: int | None = None
+    deterministic: bool = False
     verbose: bool = False
     json: bool = False
     command: str = field(default="")
+    hashes: Path | None = None  # the folder that keeps the hashes of models, if it is another than `out`
 
 
 @dataclass
@@ -91,7 +88,8 @@ class Measured:
 @dataclass(frozen=True)
 class Logged:
     """One model's log after a run: its records of the items asked for, in their order; how many items are `missing`;
-    the signal that ended the run, if one did; and its speed, {} where nothing was measured anew.
+    how many more it has that were not asked for; the signal that ended the run, if one did; and its speed, {} where
+    nothing was measured anew.
     """
 
     subject: Subject
@@ -99,6 +97,7 @@ class Logged:
     header: dict[str, Any]
     records: list[dict[str, Any]]
     missing: int
+    beyond: int
     code: ExitCode | None
     speed: Mapping[str, Any]
 
@@ -120,7 +119,7 @@ def measure(task: Task, how: Measurement) -> Measured:
             measured.code = ExitCode.FAILED
         if one.code:
             measured.code = one.code
-    _show(measured, how)
+    show(measured.summaries, measured.code, how.json)
     return measured
 
 
@@ -135,6 +134,10 @@ def logged(task: Task, how: Measurement) -> Iterator[Logged | StellarError]:
     items = list(task.items())[: how.limit]
     if not items:
         raise StellarError(f"{task.name}: there is nothing to measure", "check the data")
+    if len({item.key for item in items}) < len(items):
+        raise StellarError(
+            f"{task.name}: two items have the same key", "give each file and each item a name of its own"
+        )
     ensure_folder(how.out)
     data = [{"file": path.name, "sha256": sha256(path)} for path in task.data]
     for subject in found:
@@ -162,8 +165,13 @@ def _one(
     options = setup.runtime
     header = {
         "task": task.name,
-        "model": describe(subject, options, how.out),
-        "settings": {**task.settings, "template": options.template or "", "kv": options.kv or ""},
+        "model": describe(subject, options, how.hashes or how.out),
+        "settings": {
+            **task.settings,
+            "template": template_named(options),
+            "kv": options.kv or "",
+            "deterministic": how.deterministic,
+        },
         "data": list(data),
         "command": how.command,
         **surroundings(),
@@ -173,37 +181,67 @@ def _one(
     code: ExitCode | None = None
     speed: dict[str, Any] = {}
     with open_log(path, header) as log:
-        left = [item for item in items if not _is_done(item, log)]
+        left = [item for item in items if not _is_done(item, log.done)]
         if done := len(items) - len(left):
             say(f"{subject.label}: {done} of {len(items)} items were measured before")
         if left:
             code, speed = _run(task, how, subject, setup, log, left)
-        missing = sum(not _is_done(item, log) for item in items)
+        missing = sum(not _is_done(item, log.done) for item in items)
     header, records = read_log(path)
     header.pop(MARK, None)
     wanted = {item.key: number for number, item in enumerate(items)}
 
+    parts = {one["key"]: one["expanded"] for one in records if "expanded" in one}
+
     def place(record: Mapping[str, Any]) -> tuple[int, int] | None:
-        whole, _, part = str(record["key"]).rpartition("#")
-        if record["key"] in wanted:
-            return None if "expanded" in record else (wanted[record["key"]], 0)
-        return (wanted[whole], int(part)) if whole in wanted and part.isdecimal() else None
+        """The item that a record belongs to, and its part of it."""
+        key = str(record["key"])
+        if key in wanted:
+            return None if key in parts else (wanted[key], 0)
+        whole, _, part = key.rpartition("#")
+        known = whole in wanted and part.isdecimal() and int(part) < parts.get(whole, 0)
+        return (wanted[whole], int(part)) if known else None
 
     own = sorted(((at, one) for one in records if (at := place(one)) is not None), key=lambda pair: pair[0])
-    failed = {one["key"].rpartition("#")[0] or one["key"] for _, one in own if "error" in one}
-    return Logged(subject, path, header, [one for _, one in own], max(0, missing - len(failed)), code, speed)
+    beyond = sum("expanded" not in one and "error" not in one and place(one) is None for one in records)
+    failed = {number for (number, _), one in own if "error" in one}
+    return Logged(subject, path, header, [one for _, one in own], max(0, missing - len(failed)), beyond, code, speed)
 
 
-def _is_done(item: Item, log: Log) -> bool:
-    found = log.done.get(item.key)
+def unfinished(task: Task, how: Measurement) -> bool:
+    """Whether some model's log lacks some item. What is wrong with models and logs is told where they are measured."""
+    setup = Setup(how.flags, how.verbose)
+    items = list(task.items())[: how.limit]
+    for subject in subjects(how.models, setup.runtime, how.labels, how.all_levels):
+        path = log_path(how.out, task.name, subject.label)
+        try:
+            _, records = read_log(path)
+        except StellarError:
+            return True
+        done = {str(one["key"]): one for one in records if "error" not in one}
+        if not all(_is_done(item, done) for item in items):
+            return True
+    return False
+
+
+def _is_done(item: Item, done: Mapping[str, Mapping[str, Any]]) -> bool:
+    found = done.get(item.key)
     if not isinstance(item, Expand) or found is None:
         return found is not None
-    return all(f"{item.key}#{number}" in log.done for number in range(int(found["expanded"])))
+    return all(f"{item.key}#{number}" in done for number in range(int(found["expanded"])))
 
 
 def _summary(task: Task, one: Logged) -> Summary:
     """The figures of a log, told and written."""
-    metrics, notes = task.summarise(one.records)
+    try:
+        metrics, notes = task.summarise(one.records)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # somebody has edited it
+        raise StellarError(
+            f"{one.path} holds a record that cannot be read: {type(error).__name__}: {error}",
+            "mend it, or move the file away to measure anew",
+        ) from error
+    if one.beyond:
+        notes = [*notes, f"{one.beyond} more items are in the log, which this --limit leaves out"]
     if one.missing:
         notes = [*notes, f"{one.missing} items are not measured yet"]
     if one.failed:
@@ -226,7 +264,10 @@ def _run(
 ) -> tuple[ExitCode | None, dict[str, Any]]:
     # The file is chosen: where memory is short no other level takes its place unnoticed.
     options = replace(setup.runtime, level=None)
-    runtime = setup.open(subject.path, options, parallel=how.parallel, outputs=SCORED_AT_ONCE)
+    parallel = 1 if how.deterministic else how.parallel
+    runtime = setup.open(
+        subject.path, options, parallel=parallel, deterministic=how.deterministic, outputs=SCORED_AT_ONCE
+    )
     for note in runtime.notes:
         warn(f"{subject.label}: {note}")
 
@@ -240,27 +281,31 @@ def _run(
         except StellarError as error:
             record = {"error": error_record(item.key, 0, error)["error"]}
         log.add({"key": item.key, **record})
+        bar.advance(shares.pop(item.key, 1.0))
 
-    def singles() -> list[Single]:
-        found: list[Single] = []
+    shares: dict[str, float] = {}  # of its item, that a part is
+
+    def singles() -> Iterator[Single]:
+        """The items one by one, those of several parts made into them when it is their turn."""
         for item in left:
             if not isinstance(item, Expand):
-                found.append(item)
+                yield item
                 continue
             try:
                 parts = item.make(runtime)
             except StellarError as error:
                 log.add({"key": item.key, "error": error_record(item.key, 0, error)["error"]})
+                bar.advance()
                 continue
-            log.add({"key": item.key, "expanded": len(parts)})
-            found += [part for part in parts if part.key not in log.done]
-        return found
+            if log.done.get(item.key, {}).get("expanded") != len(parts):
+                log.add({"key": item.key, "expanded": len(parts)})
+            waiting = [part for part in parts if part.key not in log.done]
+            shares.update((part.key, 1 / len(waiting)) for part in waiting)
+            yield from waiting
 
-    with runtime:
-        waiting = singles()
+    with runtime, progress(f"{subject.label}: {task.name}", len(left), "items") as bar:
         before, began = runtime.engine.work, time.monotonic()
-        with progress(f"{subject.label}: {task.name}", len(waiting), "items") as bar:
-            code = Asker(runtime, put, bar).run(waiting)
+        code = Asker(runtime, put).run(singles())
         seconds = time.monotonic() - began
         prompt, generated = (after - then for after, then in zip(runtime.engine.work, before, strict=True))
         parallel = runtime.engine.parallel
@@ -272,27 +317,3 @@ def _run(
         "parallel": parallel,
     }
     return code, speed
-
-
-def _show(measured: Measured, how: Measurement) -> None:
-    """The figures on stdout, the notes and how to go on on stderr."""
-    if how.json:
-        shown = [
-            {
-                "model": summary.label,
-                "metrics": [metric.as_json() for metric in summary.metrics],
-                "notes": list(summary.notes),
-                "speed": dict(summary.speed),
-                "file": str(summary.path),
-            }
-            for summary in measured.summaries
-        ]
-        click.echo(json.dumps(shown, ensure_ascii=False, indent=1))
-    elif measured.summaries:
-        headers, rows = compared(measured.summaries)
-        if rows:
-            console.table(headers, rows, file=sys.stdout, lines=False)
-    for note in dict.fromkeys(note for summary in measured.summaries for note in summary.notes):
-        say(note)
-    if measured.code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
-        say("interrupted: to go on, run the same command again")

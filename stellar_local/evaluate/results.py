@@ -80,7 +80,12 @@ class Summary:
 
 def log_path(folder: Path, task: str, label: str) -> Path:
     """Where the log of a task and a model stands."""
-    return folder / f"{task}--{_NAME.sub('_', label)}.jsonl"
+    return folder / f"{task}--{file_name(label)}.jsonl"
+
+
+def file_name(label: str) -> str:
+    """A label as files have it in their names: another sign for what does not belong there."""
+    return _NAME.sub("_", label)
 
 
 def summary_path(log: Path) -> Path:
@@ -134,6 +139,9 @@ def open_log(path: Path, header: Mapping[str, Any]) -> Iterator[Log]:
         except OSError as error:
             raise explain(error, path, "write") from error
         with handle:
+            if b"\n" not in _beginning(path):  # nothing, or half a header
+                with suppress(OSError):
+                    os.truncate(path, 0)
             if os.fstat(handle.fileno()).st_size:
                 found, records, end = _read(path)
                 if differs := _difference(found, header):
@@ -147,6 +155,15 @@ def open_log(path: Path, header: Mapping[str, Any]) -> Iterator[Log]:
             else:
                 _append(path, handle, (to_line({MARK: FORMAT, **header}) + "\n").encode("utf-8"))
             yield Log(path, handle, done)
+
+
+def _beginning(path: Path) -> bytes:
+    """The file, if it can be one of ours at all, else a line break: it is not to be touched."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise explain(error, path, "read") from error
+    return data if data.startswith(f'{{"{MARK}"'.encode()) or not data else b"\n"
 
 
 def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -171,7 +188,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
             one = json.loads(line)
         except (ValueError, RecursionError):
             one = None
-        if not isinstance(one, dict) or (number > 1 and "key" not in one):
+        if not isinstance(one, dict) or (number > 1 and not isinstance(one.get("key"), str)):
             if number == 1:
                 raise no_log
             warn(f"{path}, line {number} is damaged and left out")
@@ -194,19 +211,19 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
         if key in _FREE or key == MARK:
             continue
         one, other = found.get(key), plain.get(key)
-        if one == other:
-            continue
-        if isinstance(one, dict) and isinstance(other, dict):
-            for part in dict.fromkeys([*one, *other]):
-                if key == "model" and part in ("file", "label"):
-                    continue
-                if one.get(part) != other.get(part):
-                    return f"{part} was {_shown(one.get(part))}, is {_shown(other.get(part))}"
-            continue
-        if key == "data":
-            return "the data have changed"
-        return f"{key} was {_shown(one)}, is {_shown(other)}"
+        if key == "model" and isinstance(one, dict) and isinstance(other, dict):
+            one, other = ({name: part[name] for name in part if name not in ("file", "label")} for part in (one, other))
+        if one != other:
+            return "the data have changed" if key == "data" else _told(key, one, other)
     return ""
+
+
+def _told(key: str, one: Any, other: Any) -> str:
+    """The first value that differs, however deep it lies."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        name = next(name for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name))
+        return _told(name, one.get(name), other.get(name))
+    return f"{key} was {_shown(one)}, is {_shown(other)}"
 
 
 def _shown(value: Any) -> str:

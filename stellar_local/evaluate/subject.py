@@ -5,10 +5,12 @@ Knows files, levels and hashes; runs no model.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +19,7 @@ from typing import Any
 
 from .. import __version__
 from ..config import RuntimeOptions
-from ..console import progress
+from ..console import one_line, progress
 from ..errors import StellarError, UsageError
 from ..files import atomic_text, explain, sha256
 from ..flags import wish_of
@@ -25,7 +27,9 @@ from ..native.header import read_header
 from ..plan.models import candidates, level_of
 from ..plan.opening import choose
 from ..plan.shapes import LEVELS
+from ..prompts import load_template
 from ..runtime import parse_adapter
+from .results import file_name
 
 _HASHES = ".hashes.json"
 _PACKAGES = ("llama-cpp-python", "numpy", "sacrebleu")
@@ -61,8 +65,10 @@ def subjects(
     if labels and len(labels) != len(files):
         raise UsageError(f"{len(labels)} labels for {len(files)} models", "give one --label for each, in their order")
     named = list(labels) or _labels(files)
-    if len(set(named)) < len(named):
-        raise UsageError("two models have the same label", "give each its own with --label")
+    if not all(one_line(label).strip() for label in named):
+        raise UsageError("a label is empty", "give each model a name with --label")
+    if len({file_name(label) for label in named}) < len(named):
+        raise UsageError("two models have labels that are the same, or make one file", "give each its own with --label")
     return [Subject(path, label) for path, label in zip(files, named, strict=True)]
 
 
@@ -108,7 +114,7 @@ def known_hash(path: Path, folder: Path) -> str:
     """A file's SHA-256, kept in `folder` for as long as its size and its time of change stay. Raises StellarError."""
     kept = folder / _HASHES
     try:
-        known = json.loads(kept.read_bytes())
+        known = json.loads(kept.read_bytes()) if kept.is_file() or not kept.exists() else None
     except (OSError, ValueError, RecursionError):
         known = {}
     if not isinstance(known, dict):
@@ -116,7 +122,7 @@ def known_hash(path: Path, folder: Path) -> str:
     try:
         status = path.stat()
         key = f"{os.path.realpath(path)}:{status.st_size}:{status.st_mtime_ns}"
-        if not isinstance(known.get(key), str):
+        if not re.fullmatch("[0-9a-f]{64}", str(known.get(key))):
             with progress(f"{path.name}: SHA-256", 1) as bar:
                 known[key] = sha256(path)
                 bar.advance()
@@ -124,6 +130,17 @@ def known_hash(path: Path, folder: Path) -> str:
     except OSError as error:
         raise explain(error, path, "read") from error
     return str(known[key])
+
+
+def template_named(options: RuntimeOptions) -> str:
+    """What a log says of the template that was asked for: its name and a digest of its content; "" for the model's own.
+
+    Raises UsageError for one that is not there.
+    """
+    if not options.template:
+        return ""
+    template = load_template(options.template)
+    return f"{template.name} {hashlib.sha256(template.source.encode('utf-8', 'replace')).hexdigest()[:16]}"
 
 
 def surroundings() -> dict[str, Any]:

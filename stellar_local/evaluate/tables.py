@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ..console import one_line
 from .results import Metric, Summary
 
 _NONE = "-"
@@ -38,7 +39,7 @@ def number(value: float, kind: str) -> str:
 
 def title(metric: Metric) -> str:
     """What a figure is of: its group, its language and its name."""
-    return " · ".join(filter(None, [metric.group, metric.language, metric.name]))
+    return one_line(" · ".join(filter(None, [metric.group, metric.language, metric.name])))
 
 
 def compared(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:

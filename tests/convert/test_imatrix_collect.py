@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from convert.imatrix_collect import Collector, squares_of
-from convert.imatrix_loss import perplexity, surprise
+from convert.imatrix_loss import perplexity
 from convert.imatrix_run import Order, make
 from stellar_local.config import RuntimeOptions
+from stellar_local.engine.likelihood import log_likelihoods
 from stellar_local.errors import ModelError
 from stellar_local.native.ggml import GgmlType
 from stellar_local.native.model import Model
@@ -291,6 +292,6 @@ def test_likelihoods() -> None:
     expected = [
         np.log(np.exp(row.astype(float) - row[token]).sum()) for row, token in zip(logits, [1, 0, 4], strict=True)
     ]
-    np.testing.assert_allclose(surprise(logits, np.array([1, 0, 4])), expected, rtol=1e-5)
+    np.testing.assert_allclose(-log_likelihoods(logits, [1, 0, 4]), expected, rtol=1e-5)
     assert perplexity((0.0, 0.0, 1)) is None
     assert perplexity((2.0, 2.0, 2)) == (pytest.approx(np.e), 0.0)

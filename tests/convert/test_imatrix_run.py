@@ -279,3 +279,21 @@ def test_bad_input_is_a_sentence(imatrix: Stellar, spm_model: Path, tmp_path: Pa
         assert expected in done.stderr
         assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("m.imatrix*"))
+
+
+def test_what_is_read_is_not_written_over(tmp_path: Path, spm_model: Path) -> None:
+    """Neither the model nor a text, by its own name or through a link; and no file of another's is taken for a state."""
+    model, text = tmp_path / "m.gguf", tmp_path / "t.txt"
+    model.write_bytes(spm_model.read_bytes())
+    text.write_text("A star. " * 200)
+    (tmp_path / "link.gguf").symlink_to(model)
+    for out in (model, text, tmp_path / "link.gguf"):
+        with pytest.raises(UsageError, match="would be written over"):
+            make(imatrix_run.Order(model, (text,), out, size=64), CPU)
+    state = tmp_path / "x.imatrix.state"
+    state.write_text("my notes")
+    for data in (text, state):
+        with pytest.raises(UsageError, match="would be written over|is in the way"):
+            make(imatrix_run.Order(model, (data,), tmp_path / "x.imatrix", size=64), CPU)
+    assert model.read_bytes() == spm_model.read_bytes()
+    assert state.read_text() == "my notes"

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from engine_cases import endless
 
 from stellar_local.config import SamplingOptions
 from stellar_local.engine import Engine, Request
 from stellar_local.engine.likelihood import log_likelihoods, normalisers
-from stellar_local.errors import RequestError
+from stellar_local.engine.scheduler import Scheduler
+from stellar_local.errors import ModelError, RequestError
 from stellar_local.native.context import Context
 from stellar_local.native.model import Model
 
@@ -93,6 +95,62 @@ def test_scoring_beside_generating_and_after_a_preemption(model: Model, ids: tup
                 assert stream.answer.scores == pytest.approx(score, abs=CLOSE)
             else:
                 assert stream.answer.tokens[:4] == said[:4]
+
+
+def test_a_scored_request_that_gave_up_its_place_goes_on(
+    model: Model, ids: tuple[int, ...], wanted: npt.NDArray[np.float64], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers that were thought to need no memory take it after all: scored requests lose their cells half-way."""
+    monkeypatch.setattr(Scheduler, "_expected", lambda *_: 0)
+    lost: list[int] = []
+    make_room = Scheduler._make_room
+
+    def watched(scheduler: Scheduler) -> bool:
+        before = [job for job in scheduler.running if job.request.scored and job._scores]
+        found = make_room(scheduler)
+        lost.extend(len(job._scores) for job in before if job not in scheduler.running)
+        return found
+
+    monkeypatch.setattr(Scheduler, "_make_room", watched)
+    seen: list[int] = []
+    context = Context(model, 256, 4, n_batch=32, outputs=6)
+    with Engine(context) as one:
+        more = SamplingOptions(temperature=0, max_tokens=110, logit_bias=endless(model).logit_bias)
+        streams = [one.submit(Request((1, 20 + number), more)) for number in range(2)]
+        scored = one.submit(Request(ids, scored=len(ids) - 1, look=lambda at, rows: seen.append(at)))
+        answer = scored.answer
+        for stream in streams:
+            stream.cancel()
+    assert answer.scores == pytest.approx(wanted, abs=CLOSE)
+    assert seen == sorted(set(seen))
+    assert not lost or max(lost) < len(ids)
+
+
+def test_texts_that_are_only_read_take_few_cells(model: Model, ids: tuple[int, ...]) -> None:
+    """No more of them are read at once than fill a call, and they leave nothing that no other begins with."""
+    texts = [(1, *(5 + (number * 37 + place) % 400 for place in range(60))) for number in range(12)]
+    together: list[int] = []
+    with Engine(Context(model, 2048, 12, n_batch=64, outputs=64)) as one:
+        decode = one.context.decode
+
+        def watched(chunks: object) -> object:
+            together.append(len({chunk.sequence for chunk in chunks}))  # type: ignore[attr-defined]
+            return decode(chunks)  # type: ignore[arg-type]
+
+        one.context.decode = watched  # type: ignore[assignment, method-assign]
+        for stream in [one.submit(Request(text, scored=59)) for text in texts]:
+            assert len(stream.answer.scores) == 59
+        memory = one._scheduler.memory
+        assert max(together) <= 3
+        assert one.context.n_ctx - memory.free <= 2 * 60
+
+
+def test_what_is_no_number_fails_its_request(
+    model: Model, ids: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stellar_local.engine.job.log_likelihoods", lambda rows, ids: np.full(len(rows), np.nan))
+    with engine(model) as one, pytest.raises(ModelError, match="NaN or infinite"):
+        one.submit(Request(ids, scored=5)).answer  # noqa: B018
 
 
 def test_deterministic_scores_are_the_same_each_time(model: Model, ids: tuple[int, ...]) -> None:

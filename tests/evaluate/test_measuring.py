@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from stellar_local.config import SamplingOptions
-from stellar_local.errors import ExitCode, ModelError, RequestError, UsageError
-from stellar_local.evaluate.asking import Ask, Item, Rate, Score
+from stellar_local.config import RuntimeOptions, SamplingOptions
+from stellar_local.errors import ExitCode, ModelError, RequestError, StellarError, UsageError
+from stellar_local.evaluate.asking import Ask, Item, Rate, Score, requests_of
 from stellar_local.evaluate.measuring import Measurement, measure
 from stellar_local.evaluate.results import (
     Log,
@@ -25,7 +28,8 @@ from stellar_local.evaluate.results import (
     summary_path,
     write_summary,
 )
-from stellar_local.prompts import Turn
+from stellar_local.evaluate.subject import Subject, describe
+from stellar_local.prompts import Turn, template_folder
 
 SHORT = SamplingOptions(temperature=0, max_tokens=4)
 QUESTIONS = ("What is a star?", "你是谁？", "What is the Moon?", "月球绕着什么转？")
@@ -132,7 +136,7 @@ def test_labels(how: Measurement, spm_model: Path, tmp_path: Path) -> None:
     assert [one.label for one in done.summaries] == ["spm-tiny-F32", "other-tiny-F32"]
     with pytest.raises(UsageError, match="1 labels for 2 models"):
         measure(Words(), replace(how, models=[spm_model, copy], labels=["a"]))
-    with pytest.raises(UsageError, match="same label"):
+    with pytest.raises(UsageError, match="labels that are the same"):
         measure(Words(), replace(how, models=[spm_model, copy], labels=["a", "a"]))
 
 
@@ -144,6 +148,158 @@ def test_one_bad_model_of_two_is_told(how: Measurement, tmp_path: Path, capsys: 
     busy.write_text("no log\n")
     with pytest.raises(Exception, match="is no log of an evaluation"):
         measure(Words(), how)
+
+
+def test_one_damaged_log_of_two_is_told(how: Measurement, spm_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    busy = log_path(how.out, "words", "tiny-F32")
+    busy.parent.mkdir(parents=True)
+    busy.write_text("no log\n")
+    done = measure(Words(QUESTIONS[:1]), replace(how, models=[spm_folder], all_levels=True))
+    assert done.code == ExitCode.FAILED
+    assert [summary.label for summary in done.summaries] == ["tiny-Q8_0"]
+    assert "tiny-F32: " in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_after_what_is_in_hand(
+    how: Measurement, spm_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No other model is begun; and the same command goes on."""
+
+    class Interrupted(Words):
+        def record(self, item: Ask, outcome: Any) -> dict[str, Any]:
+            if not self.recorded:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().record(item, outcome)
+
+    questions = [f"What is star {number}?" for number in range(200)]
+    models = replace(how, models=[spm_folder], all_levels=True, parallel=2)
+    task = Interrupted(questions)
+    done = measure(task, models)
+    assert done.code == ExitCode.INTERRUPTED
+    assert [summary.label for summary in done.summaries] == ["tiny-F32"]
+    assert 1 <= len(task.recorded) <= 8  # of those in hand, none of those that only waited
+    said = capsys.readouterr().err
+    assert f"{200 - len(task.recorded)} items are not measured yet" in said
+    assert "run the same command again" in said
+    again = Words(questions)
+    assert measure(again, replace(models, models=[spm_folder / "tiny-F32.gguf"])).code == ExitCode.DONE
+    assert sorted([*task.recorded, *again.recorded]) == sorted(questions)
+
+
+def test_what_else_a_log_depends_on(how: Measurement, spm_model: Path, tmp_path: Path) -> None:
+    """The template's content, the KV type, the data: a change of any is another measurement."""
+    template, rows = tmp_path / "t.json", tmp_path / "rows.txt"
+    source = (template_folder() / "bayling.json").read_text(encoding="utf-8")
+    template.write_text(source, encoding="utf-8")
+    rows.write_text("a")
+    given = replace(how, flags={**how.flags, "template": str(template)})
+    measure(Words(data=[rows]), given)
+    template.write_text(source.replace("Below", "Above"), encoding="utf-8")
+    with pytest.raises(UsageError, match="template was"):
+        measure(Words(data=[rows]), given)
+    template.write_text(source, encoding="utf-8")
+    assert measure(Words(data=[rows]), given).code == ExitCode.DONE
+    with pytest.raises(UsageError, match='kv was "", is "f16"'):
+        measure(Words(data=[rows]), replace(given, flags={**given.flags, "kv": "f16"}))
+    rows.write_text("b")
+    with pytest.raises(UsageError, match="the data have changed"):
+        measure(Words(data=[rows]), given)
+
+
+def test_adapters_and_changed_files_have_other_hashes(spm_model: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "a.gguf"
+    adapter.write_bytes(b"one")
+    options = RuntimeOptions(lora=(f"{adapter}:0.5",))
+    (first,) = describe(Subject(spm_model, "x"), options, tmp_path)["lora"]
+    assert first == {"file": "a.gguf", "scale": 0.5, "sha256": hashlib.sha256(b"one").hexdigest()}
+    adapter.write_bytes(b"two")
+    os.utime(adapter, ns=(1, 1))
+    (second,) = describe(Subject(spm_model, "x"), options, tmp_path)["lora"]
+    assert second["sha256"] == hashlib.sha256(b"two").hexdigest()
+
+
+def test_a_smaller_limit_says_what_it_leaves_out(how: Measurement, capsys: pytest.CaptureFixture[str]) -> None:
+    measure(Words(), how)
+    done = measure(Words(), replace(how, limit=1))
+    assert done.summaries[0].metrics[0].n == 1
+    assert "3 more items are in the log, which this --limit leaves out" in capsys.readouterr().err
+
+
+def test_a_record_that_somebody_has_edited_is_named(how: Measurement) -> None:
+    class Strict(Words):
+        def summarise(self, records: Sequence[Mapping[str, Any]]) -> tuple[list[Metric], list[str]]:
+            return [Metric("right", sum(one["right"] for one in records) / len(records))], []
+
+    measure(Strict(), how)
+    path = log_path(how.out, "words", "tiny-F32")
+    path.write_text(path.read_text(encoding="utf-8").replace('"right": true', '"wrong": true', 1), encoding="utf-8")
+    with pytest.raises(StellarError, match="holds a record that cannot be read: KeyError"):
+        measure(Strict(), how)
+
+
+def test_labels_that_make_one_file_are_refused(how: Measurement, spm_folder: Path) -> None:
+    for labels in (["a/b", "a_b"], ["a", " "]):
+        with pytest.raises(UsageError, match="label"):
+            measure(Words(), replace(how, models=[spm_folder], all_levels=True, labels=labels))
+
+
+def test_deterministic_runs_are_their_own(how: Measurement) -> None:
+    """One item at a time; and what ran otherwise is no beginning of it."""
+    done = measure(Words(), replace(how, deterministic=True))
+    assert done.summaries[0].speed["parallel"] == 1
+    with pytest.raises(UsageError, match="deterministic was true, is false"):
+        measure(Words(), how)
+
+
+def test_two_items_of_one_key_are_refused(how: Measurement) -> None:
+    with pytest.raises(StellarError, match="same key"):
+        measure(Words(["?", "?"]), how)
+
+
+def test_failed_items_are_not_missing_too(how: Measurement, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = ["q#0", "q#1", "q#2"]
+    measure(Words(keys, failing={*keys}), how)
+    said = capsys.readouterr().err
+    assert "3 of 3 items failed" in said
+    assert "not measured yet" not in said
+
+
+def test_options_are_scored_from_where_they_may_differ() -> None:
+    """An option may join with the prompt's end: all are scored from the earliest place where one does."""
+
+    class Joining:
+        def tokens(self, turns: object, system: object = None, begun: str = "") -> tuple[int, ...]:
+            known = {"It is": (1, 2, 3), "It is a": (1, 2, 3, 4), "It isn't": (1, 2, 9, 8)}
+            return known[begun]
+
+        def adapter_set(self) -> tuple[()]:
+            return ()
+
+    made = requests_of(cast(Any, Joining()), Rate("k", (Turn("?"),), (" a", "n't"), begun="It is"))
+    assert [(request.tokens, request.scored) for request in made] == [((1, 2, 3, 4), 2), ((1, 2, 9, 8), 2)]
+
+
+def test_headers_and_labels_do_not_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    from stellar_local.console import table
+
+    for lines in (True, False):
+        table(["a\x1b[31mred", "b"], [["c", "d"]], lines=lines)
+    assert "\x1b[31m" not in capsys.readouterr().err
+
+
+def test_a_log_that_was_hardly_begun_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "x--y.jsonl"
+    with open_log(path, {"task": "x"}):
+        pass
+    path.write_bytes(path.read_bytes()[:-3])
+    with open_log(path, {"task": "x"}) as log:
+        log.add({"key": "1"})
+    assert read_log(path)[0]["task"] == "x"
+    other = tmp_path / "o--y.jsonl"
+    other.write_text("my notes")
+    with pytest.raises(StellarError, match="no log"), open_log(other, {}):
+        pass
+    assert other.read_text() == "my notes"
 
 
 def test_rating_and_scoring_agree(how: Measurement) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ...errors import UsageError
+from ...errors import ExitCode, UsageError
+from ...files import ensure_folder, exclusive, require_file
 from ...flags import system_option
 from ..flags import evaluation_options, measurement
-from ..measuring import measure
+from ..measuring import Measurement, measure, unfinished
+from ..subject import known_hash
 from .passages import read_passages
 from .reference import PLACES, keep
-from .task import Likelihood
+from .task import COMPARED, Likelihood
 
 _FILE = click.Path(path_type=Path)
 _CHUNK = 512
@@ -33,7 +36,8 @@ _CHUNK = 512
     "--reference",
     type=_FILE,
     metavar="MODEL",
-    help="Compare every model's distributions with this one's, such as the F16 file: KL divergence, same top token.",
+    help="Compare every model's distributions with this one's, such as the F16 file: KL divergence, same top token. It "
+    "runs without --lora.",
 )
 @click.option(
     "--places",
@@ -60,7 +64,7 @@ def likelihood(
 
     Loss is in nats a token, of answers alone where rows have instruction and output. Give base and tuned model the
     same --template: under a foreign one a model is blamed for what it never saw. Between models with different
-    vocabularies only bits per byte compare.
+    vocabularies only bits per byte compare. For --limit a row counts as one item, and so does a whole text file.
 
     \b
     Example: stellar eval likelihood demo/model --all-levels --data held-out.jsonl
@@ -69,17 +73,32 @@ def likelihood(
     how = measurement(given)
     if reference is not None and reference.is_dir():
         raise UsageError(f"--reference names a folder: {reference}", "give the file of one level, such as the F16 one")
-    passages = read_passages(data, chunk)[: how.limit]
+    passages, broken = read_passages(data, chunk)
+    passages = passages[: how.limit]
     settings: dict[str, Any] = {"passages": passages, "data": data, "system": system, "chunk": chunk}
-    if reference is None:
-        code = measure(Likelihood(**settings), how).code
-    else:
-        kept = keep(reference, how, passages, places, system, data)
+    code = (
+        measure(Likelihood(**settings), how).code if reference is None else _compare(reference, settings, places, how)
+    )
+    if code or broken:
+        raise SystemExit(code or ExitCode.FAILED)
+
+
+def _compare(reference: Path, settings: dict[str, Any], places: int, how: Measurement) -> ExitCode:
+    """Measure with a reference, which is run only where something is left to be compared with it."""
+    require_file(reference, "reference model", "check the path given with --reference")
+    ensure_folder(how.out)
+    about = {"label": reference.stem, "sha256": known_hash(reference, how.out), "places": places}
+    task = Likelihood(**settings, reference=about)
+    if not unfinished(task, how):
+        return measure(task, how).code
+    with exclusive(how.out / ".reference.lock", how.out):
+        kept = keep(reference, how, settings["passages"], places, settings["system"], settings["data"])
         if kept.code:
-            raise SystemExit(kept.code)
-        about = {"label": kept.label, "sha256": kept.sha256, "places": places}
-        code = measure(Likelihood(**settings, rows=kept.rows, reference=about), how).code
-        if not code:
+            return kept.code
+        measured = measure(replace(task, rows=kept.rows), how)
+        if not measured.code:
             kept.discard()
-    if code:
-        raise SystemExit(code)
+    compared = [{metric.name for metric in summary.metrics} for summary in measured.summaries]
+    if not all(COMPARED in names for names in compared):
+        return measured.code or ExitCode.FAILED
+    return measured.code

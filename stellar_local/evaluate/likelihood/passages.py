@@ -9,6 +9,8 @@ Knows files, templates and tokens; knows no figures.
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +22,11 @@ from ...prompts import Turn
 from ...runtime import Runtime
 from ...tables.language import main_language
 from ..json_rows import BrokenRowError, read_rows, text_of
+from ..ordering import spread
 
 _HINT = 'rows look like {"instruction": "...", "output": "..."} or {"text": "..."}'
 _ROWS = (".json", ".jsonl")
-WINDOW = 2048  # tokens of a row's text at once, at most
+WINDOW = 512  # tokens of a row's text at once, whatever the context: figures may not depend on it
 
 
 @dataclass(frozen=True)
@@ -39,54 +42,57 @@ class Passage:
     text: str = ""
     chunk: int = 0
 
-    @property
-    def parts(self) -> bool:
-        """Whether it may be scored in several parts, whose number its tokens tell."""
-        return self.turn is None
-
 
 @dataclass(frozen=True)
 class Part:
     """Token ids of which the last `scored` are to be scored, which stand for so many bytes of text."""
 
     key: str
-    tokens: tuple[int, ...] = field(repr=False)
+    tokens: array[int] = field(repr=False)
     scored: int
     bytes: int
     ends: bool = False  # whether the last token ends an answer, and stands for no text
 
     def made(self, runtime: Runtime) -> tuple[tuple[int, ...], int]:
         """What an item that scores it is made of."""
-        return self.tokens, self.scored
+        return tuple(self.tokens), self.scored
+
+    def digest(self, scored: int) -> str:
+        """What tells these tokens from others, as far as the first `scored` of the scored ones."""
+        return hashlib.sha256(self.tokens[: len(self.tokens) - self.scored + scored].tobytes()).hexdigest()[:32]
 
 
-def read_passages(paths: Sequence[Path], chunk: int) -> list[Passage]:
-    """The passages of files, in their order. Broken rows are told of and left out.
+def read_passages(paths: Sequence[Path], chunk: int) -> tuple[list[Passage], int]:
+    """The passages of files, in an order of which every beginning has some of all languages and kinds. Broken rows are
+    told of and left out, and counted.
 
     Raises StellarError for a file that cannot be read, or holds nothing that can be scored.
     """
     found: list[Passage] = []
+    broken = 0
     names = [path.name for path in paths]
-    for number, path in enumerate(paths):
-        name = path.stem if names.count(path.name) == 1 else f"{path.stem}-{number + 1}"
-        found += _of_file(path, name, chunk, several=len(paths) > 1)
-    return found
+    for number, path in enumerate(paths, 1):
+        name = path.name if names.count(path.name) == 1 else f"{number}:{path.name}"
+        own, left_out = _of_file(path, name, chunk, several=len(paths) > 1)
+        found, broken = found + own, broken + left_out
+    return [passage for _, passage in spread(found, lambda one: one.language, lambda one: one.kind)], broken
 
 
-def _of_file(path: Path, name: str, chunk: int, several: bool) -> Iterator[Passage]:
+def _of_file(path: Path, name: str, chunk: int, several: bool) -> tuple[list[Passage], int]:
     if path.suffix.lower() not in _ROWS:
         text = read_text(path, "text")
         if not text.strip():
             raise StellarError(f"the text is empty: {path}", "give a file with text")
-        yield Passage(name, main_language(text), name if several else "", text=text, chunk=chunk)
-        return
-    rows, _ = read_rows(path, "data file", _HINT, _row)
+        return [Passage(name, main_language(text), name if several else "", text=text, chunk=chunk)], 0
+    found: list[Passage] = []
+    rows, broken = read_rows(path, "data file", _HINT, _row)
     for number, row in enumerate(rows, 1):
         kind = row["kind"] or (name if several else "")
         turn = Turn(row["instruction"], row["output"], row["input"]) if row["instruction"] else None
         said = row["output"] if turn else row["text"]
         language = row["language"] or main_language(said)
-        yield Passage(f"{name}-{number}", language, kind, turn, "" if turn else said)
+        found.append(Passage(f"{name}:{number}", language, kind, turn, "" if turn else said))
+    return found, len(broken)
 
 
 def _row(row: dict[str, Any]) -> dict[str, str]:
@@ -110,24 +116,29 @@ def parts_of(passage: Passage, runtime: Runtime, system: str | None = None) -> l
         if scored < 1 or scored >= len(tokens):
             raise RequestError("invalid_request", "nothing of the answer can be scored", "check the template")
         answer = (passage.turn.response or "").encode("utf-8", "replace")
-        return [Part(passage.key, tokens, scored, len(answer), runtime.model.is_eog(tokens[-1]))]
+        return [Part(passage.key, array("i", tokens), scored, len(answer), runtime.model.is_eog(tokens[-1]))]
     ids = runtime.model.tokenize(passage.text)
     bos = [runtime.model.bos] if runtime.model.add_bos and runtime.model.bos is not None else []
-    cut = _chunks([*bos, *ids], bos, passage.chunk) if passage.chunk else _windows([*bos, *ids], _room(runtime))
+    size = passage.chunk or min(WINDOW, runtime.model.n_ctx_train - 1)
+    if size >= runtime.engine.longest:
+        raise RequestError(
+            "context_length_exceeded",
+            f"{size} tokens at once exceed the context of {runtime.engine.longest}",
+            "allow more with --ctx, or cut texts into less with --chunk",
+        )
+    cut = _chunks([*bos, *ids], bos, size) if passage.chunk else _windows([*bos, *ids], size)
     made = []
     for number, (part, count) in enumerate(cut):
-        size = sum(len(runtime.model.piece(token)) for token in part[-count:])
-        made.append(Part(f"{passage.key}#{number}", tuple(part), count, size))
+        span = sum(len(runtime.model.piece(token)) for token in part[-count:])
+        if bos and not passage.chunk and not number:  # SentencePiece begins with a blank that the text does not have
+            span -= sum(len(runtime.model.piece(token)) for token in ids) - len(passage.text.encode("utf-8", "replace"))
+        made.append(Part(f"{passage.key}#{number}", array("i", part), count, span))
     if not made:
         least = passage.chunk or 2
         raise RequestError(
             "too_short", f"the text has {len(bos) + len(ids)} tokens, {least} are needed", "give a longer text"
         )
     return made
-
-
-def _room(runtime: Runtime) -> int:
-    return min(WINDOW, runtime.engine.longest - 1, runtime.model.n_ctx_train)
 
 
 def _chunks(ids: Sequence[int], bos: Sequence[int], size: int) -> Iterator[tuple[list[int], int]]:

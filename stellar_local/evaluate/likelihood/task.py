@@ -2,7 +2,8 @@
 
 Negative log-likelihood is given in nats a token, as perplexity, its exponential, and in bits a byte of text, which does
 not depend on the tokenizer: models with different vocabularies compare by it alone. An answer's end token counts among
-its tokens, and stands for no byte. Intervals are bootstraps over passages. Knows items and figures; knows no file.
+its tokens, and stands for no byte. Intervals are bootstraps over what was scored at once: answers, or the parts that
+texts are cut into, which are not quite independent. Knows items and figures; knows no file.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ..statistics import ratio_interval
 from .passages import Part, Passage, parts_of
 from .reference import Rows
 
+COMPARED = "KL divergence"  # the figure that there is only where levels are compared
 _SHOWN = 200  # characters of a passage in the log
 
 
@@ -36,8 +38,8 @@ class _Compared:
         self.nats, self.same, self.places = 0.0, 0, 0
 
     def look(self, at: int, logits: npt.NDArray[np.float32]) -> None:
-        nats, same = self._rows.compare(self._key, at, logits)
-        self.nats, self.same, self.places = self.nats + nats, self.same + same, self.places + len(logits)
+        nats, same, places = self._rows.compare(self._key, at, logits)
+        self.nats, self.same, self.places = self.nats + nats, self.same + same, self.places + places
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,15 @@ class Likelihood:
     def _expanding(self, passage: Passage) -> Callable[[Runtime], list[Score]]:
         def make(runtime: Runtime) -> list[Score]:
             return [
-                self._score(passage, part, number)
+                self._score(passage, part, number, runtime.model.n_vocab)
                 for number, part in enumerate(parts_of(passage, runtime, self.system))
             ]
 
         return make
 
-    def _score(self, passage: Passage, part: Part, number: int) -> Score:
-        compared = _Compared(part, self.rows) if self.rows is not None and self.rows.has(part) else None
+    def _score(self, passage: Passage, part: Part, number: int, n_vocab: int) -> Score:
+        rows = self.rows if self.rows is not None and self.rows.has(part, n_vocab) else None
+        compared = _Compared(part, rows) if rows is not None else None
         return Score(
             f"{passage.key}#{number}",
             part.made,
@@ -121,13 +124,15 @@ class Likelihood:
         for language in languages if len(languages) > 1 else ():
             metrics += _figures([one for one in sound if one["language"] == language], "", language)
         for kind in kinds if len(kinds) > 1 else ():
-            metrics += _figures([one for one in sound if one["kind"] == kind], kind or "other", "", detail=True)
+            metrics += _figures(
+                [one for one in sound if one["kind"] == kind], kind or "without a kind", "", detail=True
+            )
         notes = []
-        if self.rows is not None and sound:
+        if self.reference is not None and sound:
             compared = sum("places" in one for one in sound)
             places = sum(one.get("places", 0) for one in sound)
-            what = f"compared with {(self.reference or {}).get('label', 'the reference')} at {places} tokens"
-            notes.append(f"{what} of {compared} of {len(sound)} passages")
+            what = f"compared with {self.reference.get('label', 'the reference')} at {places} tokens"
+            notes.append(f"{what} of {compared} of {len(sound)} passages or parts of texts")
             if not compared:
                 notes.append("the tokens differ from the reference's: another vocabulary or another template")
         return metrics, notes
@@ -160,7 +165,7 @@ def _figures(records: Sequence[Mapping[str, Any]], group: str, language: str, de
         value, low, high = ratio_interval([one["divergence"] for one in compared], places)
         # Rounding can leave a sum a hair below nothing where two levels agree.
         value, low = max(value, 0.0), max(low, 0.0)
-        found.append(Metric("KL divergence", value, low=low, high=high, n=sum(places), kind="nats", **where))
+        found.append(Metric(COMPARED, value, low=low, high=high, n=sum(places), kind="nats", **where))
         value, low, high = ratio_interval([one["same_top"] for one in compared], places)
         found.append(
             Metric("same top token", value, low=low, high=high, n=sum(places), **{**where, "better": "higher"})
@@ -169,7 +174,7 @@ def _figures(records: Sequence[Mapping[str, Any]], group: str, language: str, de
 
 
 def _exp(nats: float) -> float:
-    return math.exp(nats) if nats < 700 else math.inf
+    return math.inf if nats >= 700 else math.exp(nats)  # what is no number stays none
 
 
 def _shown(text: str) -> str:
