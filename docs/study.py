@@ -3,6 +3,7 @@ importance matrix.
 
     python docs/study.py --dir study            every step, some 30 minutes on 2 cores; run again, it goes on
     python docs/study.py --dir study --write    the same, and puts the figures into the two pages
+    python docs/study.py --dir study --tables   runs nothing: the figures that are there, into the pages
 
 Every step is a command as a user gives it. A tenth of each part of the training data, chosen by a hash of its
 instruction, is held out: it is neither trained on nor read for the importance matrix. The held-out identity questions
@@ -58,15 +59,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", type=Path, default=Path("study"), help="where everything goes [default: %(default)s]")
     parser.add_argument("--write", action="store_true", help="put the figures into study.md and study.zh.md")
+    parser.add_argument("--tables", action="store_true", help="run nothing, write the figures that are there")
     options = parser.parse_args()
     folder = options.dir.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    LEFT_OUT.extend(["everything"] if options.tables else [])
     make(folder)
     judge(folder)
     tables = figures(folder)
     for name, rows in tables.items():
         print(f"\n{name}\n{rows}")
-    if options.write:
+    if options.write or options.tables:
         for page in ("study.md", "study.zh.md"):
             path = FOLDER / page
             path.write_text(filled(path.read_text(encoding="utf-8"), tables), encoding="utf-8")
@@ -158,7 +161,7 @@ def judge(folder: Path) -> None:
 def speeds(folder: Path, models: Sequence[str]) -> None:
     """Tokens a second of one answer at a time, the files in turn, into speeds.json."""
     path = folder / "speeds.json"
-    if path.exists():
+    if path.exists() or LEFT_OUT:
         return
     found: dict[str, list[float]] = {name: [] for name in models}
     lines = "".join(json.dumps({"prompt": prompt}, ensure_ascii=False) + "\n" for prompt in PROMPTS)
@@ -179,10 +182,13 @@ def figures(folder: Path) -> dict[str, str]:
     found = sorted(read_summaries(folder / "evaluation"), key=size_of)
     loss = {one.label: one for one in found if one.task == "likelihood"}
     known = {one.label: one for one in found if one.task == "identity"}
-    speed = json.loads((folder / "speeds.json").read_text(encoding="utf-8"))
+    known_speeds = folder / "speeds.json"
+    speed = json.loads(known_speeds.read_text(encoding="utf-8")) if known_speeds.exists() else {}
     plain = [label for label in loss if label.removeprefix("tuned-") in LEVELS]
     return {
-        "levels": table([label, *size(loss[label]), *compared(loss[label]), str(speed[label])] for label in plain),
+        "levels": table(
+            [label, *size(loss[label]), *compared(loss[label]), str(speed.get(label, "-"))] for label in plain
+        ),
         "loss": table([label, *losses(one)] for label, one in loss.items() if "flat" not in label),
         "identity": table([label, *who(one)] for label, one in known.items()),
         "imatrix": table(gained(name, level, loss) for level in LOW for name in ("without", "with")),
@@ -261,19 +267,21 @@ def filled(page: str, tables: Mapping[str, str]) -> str:
 
 
 COMMANDS: list[str] = []
+LEFT_OUT: list[str] = []  # not empty: commands are only noted
 
 
 def step(folder: Path, makes: str, *arguments: str) -> None:
     """A command whose result is not there yet."""
     COMMANDS.append(line(arguments))
-    if not (folder / makes).exists():
+    if not LEFT_OUT and not (folder / makes).exists():
         run(folder, arguments)
 
 
 def stellar(folder: Path, *arguments: str) -> None:
     """A command that goes on by itself."""
     COMMANDS.append(line(arguments))
-    run(folder, arguments)
+    if not LEFT_OUT:
+        run(folder, arguments)
 
 
 def line(arguments: Sequence[str]) -> str:

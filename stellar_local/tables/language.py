@@ -12,6 +12,11 @@ _HAN = re.compile(f"[{HAN}]")
 _LATIN = re.compile(f"[{_LATIN_RANGES}]+")
 _OTHER = re.compile(f"[^\\W\\d_{_LATIN_RANGES}{HAN}]")
 _GLOSS = re.compile(r"[(（][^()（）]{1,40}[)）]")  # a name in the other script: StellarSpeak (星语者)
+_NAMES = {
+    **dict.fromkeys(("zh", "zho", "chi", "cmn", "cn", "chinese", "simplified chinese", "mandarin"), "zh"),
+    **dict.fromkeys(("中文", "汉语", "漢語", "华语", "简体中文", "繁體中文", "中国语", "普通话"), "zh"),
+    **dict.fromkeys(("en", "eng", "english", "英文", "英语", "英語"), "en"),
+}
 _HAN_PER_WORD = 1.7  # Chinese characters that say as much as one English word
 
 
@@ -30,8 +35,19 @@ def language_of(text: str) -> str:
 
 
 def main_language(text: str) -> str:
-    """`zh` or `en`, whichever of the two more of a text is written in; `en` where it is neither."""
-    return "zh" if len(_HAN.findall(text)) / _HAN_PER_WORD > len(_LATIN.findall(text)) else "en"
+    """`zh` or `en`, whichever of the two more of a text is written in; `en` where it is neither. Single letters, which
+    may be a formula's, do not count.
+    """
+    words = sum(len(word) > 1 for word in _LATIN.findall(text))
+    return "zh" if len(_HAN.findall(text)) / _HAN_PER_WORD > words else "en"
+
+
+def named_language(name: str) -> str:
+    """`zh` or `en` where a name or a tag of one of the two is given, however it is written; "" for all else."""
+    word = name.strip().casefold().replace("_", "-")
+    if word.partition("-")[0] in _NAMES:
+        word = word.partition("-")[0]
+    return _NAMES.get(word, "")
 
 
 def has_script(text: str, language: str) -> bool:

@@ -72,6 +72,27 @@ SINGLE = [
     ("猎户座和大犬座都有可能。", None),
     ("A. 猎户座\nB. 大犬座\nC. 小犬座\nD. 天鹅座\n\nA. 猎户座\nB. 大犬座\nC. 小", None),
     ("A. 猎户星座\nB. 大犬星座\nC. 小犬星座", None),
+    # A title of the options announces none.
+    ("我们来分析各个选项：\nA. 猎户座：猎人。\nB. 大犬座：猎犬。\n因此，答案是B。", "B"),
+    ("选项：\nA. 猎户座\nB. 大犬座\nC. 小犬座\nD. 天鹅座\n答案是：C", "C"),
+    ("选项：A. 猎户座 B. 大犬座 C. 小犬座 D. 天鹅座\n答案是：C", "C"),
+    ("下列说法正确的是：\nA. 猎户座\nB. 大犬座\nC. 小犬座\nD. 天鹅座\n答案是：C", "C"),
+    ("根据选项：A是猎户座，B是大犬座，因此答案是B", "B"),
+    ("选项：A. 猎户座", "A"),
+    ("正确选项：A\nB. 大犬座不对", "A"),
+    ("不选A，选B", "B"),
+    ("不能选A，应该选B", "B"),
+    ("答案是：A。不对，应该是B。", "B"),
+    ("答案是A。\n不对的选项有B、C、D", "A"),
+    ("【答案】B\n【解析】A项错误", "B"),
+    ("B、C、D都不对，所以是A", "A"),
+    ("B、C、D都不对。A呢？", "A"),
+    ("A. 猎户座 - 错误\nB. 大犬座 - 正确\nC. 小犬座 - 错误\nD. 天鹅座 - 错误", "B"),
+    ("从四个选项A、B、C、D中，正确的是C", "C"),
+    ("不正确的是A，所以选C", "C"),
+    ("答案是B而不是A", "B"),
+    ("A型星不是答案。", None),
+    ("A不对。", None),
 ]
 SINGLE_EN = [
     ("The answer is (B).", "B"),
@@ -112,6 +133,16 @@ SINGLE_EN = [
     ("(B) Canis Major\nExplanation: (A) is a hunter.", "B"),
     ("A B0-type star is hot, and M31 is far.", None),
     ("Vitamin C/2020 F3 is a comet.", None),
+    ("Let's analyze each option:\nA. Orion: a hunter.\nB. Canis Major: his dog.\nTherefore, the answer is B.", "B"),
+    ("Let's see each option:\nA. Orion: Incorrect.\nB. Canis Major: Correct.\nC. Canis Minor: Incorrect.", "B"),
+    ("Options:\nA. Orion\nB. Canis Major\nC. Canis Minor\nD. A part of Cygnus\nThe answer is: B", "B"),
+    ("Given the options: A) Orion B) Canis Major C) Canis Minor, the answer is C", "C"),
+    ("Correct option:\nA. Orion\nB. Canis Major is no hunter.", "A"),
+    ("The answer is: A. Wait, no. The answer is B.", "B"),
+    ("The answer is A. No other one has a belt.", "A"),
+    ("The answer is either A or B", None),
+    ("I would not choose A. The answer is B.", "B"),
+    ("Do not select A; select B", "B"),
 ]
 
 
@@ -182,6 +213,32 @@ PLANETS_EN = {"A": "Mercury", "B": "The Moon", "C": "Mars", "D": "Jupiter"}
         ("A. 水星\nB. 月球\nC. 火星\nD. 以上选项都是\n答案是：A、C", "AC"),
         ("A. 水星呢\nB. 月亮\nC. 火星呢\nD. 都不是", None),
         ("A. 水星\nB. 火星\nC. 火", None),  # the options in its own words, cut
+        ("A、B、D正确，C错误。", "ABD"),
+        ("选项A、B和D都是正确的", "ABD"),
+        ("A、B、C、D都正确", "ABCD"),
+        ("ABD正确", "ABD"),
+        ("B错误，A、C、D正确", "ACD"),
+        ("A、B错误，C正确", "C"),
+        ("A、C正确，不是B", "AC"),
+        ("A、C、D三项正确", "ACD"),
+        ("正确的有A、B、D", "ABD"),
+        ("正确的选项有：A、C。", "AC"),
+        ("正确的选项包括A、C", "AC"),
+        ("正确的是A、C、D", "ACD"),
+        ("答案包括：A、C、D", "ACD"),
+        ("正确答案有三个：A、C、D", "ACD"),
+        ("答案是：\nA\nC\nD", "ACD"),
+        ("A\nC\nD", "ACD"),
+        ("答案：\n- A\n- B\n- D", "ABD"),
+        ("（A）（B）（D）", "ABD"),
+        ("答案是：①A ②C", "AC"),
+        ("A B D", "ABD"),
+        ("A: 对\nB: 对\nC: 错\nD: 对", "ABD"),
+        ("A. 水星：正确\nB. 月球：错误\nC. 火星：正确", "AC"),
+        ("不选C", None),
+        ("选项：A、C", "AC"),
+        ("正确选项：\nA. 水星\nC. 火星", "AC"),
+        ("选项：\nA. 水星\nB. 月球\nC. 火星\nD. 以上选项都是\n答案是：A、C", "AC"),
     ],
 )
 def test_several_options_in_chinese(answer: str, letters: str | None) -> None:
@@ -204,10 +261,40 @@ def test_several_options_in_chinese(answer: str, letters: str | None) -> None:
         ("A is correct. B is incorrect. C is correct. D is correct.", "ACD"),
         ('{"answer": ["A", "C", "D"]}', "ACD"),
         ("A planet moves around a star.", None),
+        ("A and D are correct", "AD"),
+        ("Options A, C, and D are correct, while B is incorrect.", "ACD"),
+        ("A, B, C, and D are all correct.", "ABCD"),
+        ("A, B, and C are incorrect; D is correct", "D"),
+        ("Neither B nor C is correct.", None),
+        ("Both A and D", "AD"),
+        ("A as well as D", "AD"),
+        ("The answer is: A D", "AD"),
+        ("The correct ones are A and D", "AD"),
+        ("The following options are correct: A, C, D", "ACD"),
+        ("A only", "A"),
+        ("1. A\n2. D", "AD"),
+        ("A: true\nB: false\nC: false\nD: true", "AD"),
+        (
+            "Each option:\nA. Mercury: hot.\nB. The Moon: no.\nC. Mars: red.\nD. Jupiter: big.\nThe answer is A, C.",
+            "AC",
+        ),
     ],
 )
 def test_several_options_in_english(answer: str, letters: str | None) -> None:
     assert multiple(answer, PLANETS_EN).value == letters
+
+
+def test_letters_as_they_are_written() -> None:
+    assert multiple("答案是：A、A、C", PLANETS).written == "AAC"
+    assert multiple("A. 水星\nC. 火星", PLANETS).written == "AC"
+    assert multiple("All of the above.", PLANETS_EN).written == "ABCD"
+    assert multiple("不知道", PLANETS).written == ""
+
+
+def test_long_answers_are_read_at_both_ends() -> None:
+    middle = "答案是A、" * 8000
+    assert single("答案是：B\n" + middle, ZH).value == "B"
+    assert single(middle + "\n最终答案是：C", ZH).value == "C"
 
 
 @given(st.text(max_size=200))

@@ -18,12 +18,13 @@ from stellar_local.engine import Answer
 from stellar_local.engine.request import Timing, Usage
 from stellar_local.errors import MissingExtraError, UsageError
 from stellar_local.evaluate.asking import Ask, Rate, Rated
-from stellar_local.evaluate.astro_qa import questions
+from stellar_local.evaluate.astro_qa import official, questions
 from stellar_local.evaluate.astro_qa.command import astro_qa
+from stellar_local.evaluate.astro_qa.figures import figures
 from stellar_local.evaluate.astro_qa.questions import Question, load
 from stellar_local.evaluate.astro_qa.task import AstroQA
 from stellar_local.evaluate.results import Metric
-from stellar_local.evaluate.statistics import wilson
+from stellar_local.evaluate.statistics import mean_interval, wilson
 
 SHEETS: dict[str, list[list[Any]]] = {
     "ZH/single_ZH.xlsx": [
@@ -109,6 +110,7 @@ def test_items(data: Path) -> None:
     assert {ask.sampling.max_tokens for ask in asks} == {256, 512, 1024}
     assert [path.name for path in made.data] == [Path(name).name for name in sorted(SHEETS)]
     assert task(data, modes=("likelihood",)).settings == task(data).settings  # so a run can go on with another mode
+    assert made.settings["rules"] == 2  # so no log mixes readings by different rules
     assert {type(item) for item in task(data, modes=("likelihood",)).items()} == {Rate}
     assert {type(item) for item in task(data, modes=("generation",)).items()} == {Ask}
 
@@ -203,6 +205,40 @@ def test_several_samples(data: Path) -> None:
     assert found["zh", "official", "single-4 Top-3"].value == pytest.approx(2 / 3)
     assert found["zh", "multi", "points of 2"].n == 2
     assert found["zh", "terminology", "chrF"].value == pytest.approx(100)
+
+
+def test_published_points_of_letters_not_words(data: Path) -> None:
+    made = task(data, with_official=True)
+    said = {**RIGHT, "ZH/multi_ZH.xlsx:2": ["A. 水星\nC. 火星"], "ZH/multi_ZH.xlsx:3": ["答案是：AAB"]}
+    found = values(made.summarise(records(made, said, RATED))[0])
+    assert found["zh", "official", "multi points"].value == 2 + 1.5  # a letter of a name is no answer
+
+
+def test_published_scores_have_the_published_rows(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(official, "ROWS", {**official.ROWS, "single-4": 2})
+    made = task(data, with_official=True)
+    answers = {**RIGHT, "ZH/single_ZH.xlsx:4": ["答案是：D"]}
+    found = values(made.summarise(records(made, answers, RATED))[0])
+    assert (found["zh", "official", "single-4 Top-1"].value, found["zh", "official", "single-4 Top-1"].n) == (0.5, 2)
+    assert found["zh", "single-4", "accuracy, generated"].n == 3
+
+
+def points(values: Sequence[float]) -> Metric:
+    """The mean points of a multiple choice each."""
+    about = {"mode": "generation", "language": "zh", "kind": "multi", "subfield": "", "gold": "ABD", "sample": 1}
+    more = {"found": "AB", "written": "AB", "right": False, "why": "", "finish_reason": "stop", "place": 1}
+    made = [{**about, **more, "id": str(number), "score": value} for number, value in enumerate(values)]
+    return next(one for one in figures(made, False)[0] if one.name == "points of 2")
+
+
+def test_intervals_of_points() -> None:
+    mixed = [0.5, 1.0, 1.5, 2.0, 0.0, 1.0]
+    found = points(mixed)
+    assert (found.value, found.low, found.high) == pytest.approx(mean_interval([value / 2 for value in mixed]))
+    equal = points([1.0] * 20)  # which all resamples agree on
+    assert (equal.value, equal.low, equal.high) == pytest.approx((0.5, *wilson(10, 20)))
+    alone = points([1.0])
+    assert (alone.value, alone.low, alone.high) == (0.5, None, None)
 
 
 def test_some_records_and_none(data: Path) -> None:

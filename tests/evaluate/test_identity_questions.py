@@ -103,6 +103,12 @@ def test_broken_lines_are_told_and_left_out(tmp_path: Path, capsys: pytest.Captu
         assert "left out" in line
 
 
+def test_a_language_is_known_however_a_row_names_it(tmp_path: Path) -> None:
+    names = ("Chinese", "zh-CN", "EN", "mixed", " ")
+    path = written(tmp_path / "questions.jsonl", *({**GOOD, "language": name} for name in names))
+    assert [one.language for one in read_questions(path)[0]] == ["zh", "zh", "en", "mixed", "en"]
+
+
 @pytest.mark.parametrize("text", ["", "\n \n", "[]", "{}", "[{", '{"instruction": "?"}\n'])
 def test_a_file_without_any_question_is_an_error(text: str, tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"

@@ -9,6 +9,7 @@ import pytest
 from judge_server import Reply, completion, in_turn, judge_server
 
 from stellar_local.errors import RequestError, StellarError, UsageError
+from stellar_local.evaluate.pairwise import endpoint as endpoint_module
 from stellar_local.evaluate.pairwise.endpoint import Endpoint, Judgement, Unusable
 
 KEY = "sk-very-secret-0123456789"
@@ -170,6 +171,23 @@ def test_an_answer_of_nothing_and_one_that_was_cut() -> None:
 def test_what_is_no_url(url: str) -> None:
     with pytest.raises(UsageError):
         Endpoint(url, "judge")
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70 + ".com"])
+def test_a_host_that_is_none_is_told_at_once(host: str) -> None:
+    waits: list[float] = []
+    with pytest.raises(Unusable, match="no host that can be looked up") as failed:
+        endpoint(f"https://{host}/v1", waits).ask("?")
+    assert "--endpoint" in failed.value.hint
+    assert waits == []
+
+
+def test_a_reply_without_an_end_is_not_read_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint_module, "_LARGEST", 1000)
+    with judge_server(in_turn(completion("x" * 200_000))) as server, pytest.raises(RequestError, match="no end"):
+        endpoint(server.url, [], tries=1).ask("?")
+    with judge_server(in_turn(completion("x" * 500))) as server:
+        assert endpoint(server.url, []).ask("?").text == "x" * 500
 
 
 def test_a_key_that_is_none_is_not_shown() -> None:

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from stellar_local.errors import UsageError
 from stellar_local.evaluate.pairwise.agreement import agreement, majority
 from stellar_local.evaluate.pairwise.outcome import certainty, figures, notes, questions_needed
 from stellar_local.evaluate.pairwise.store import keep
 from stellar_local.evaluate.results import Metric, read_log, read_summaries
+from stellar_local.evaluate.statistics import wilson
 
 
 def records(winners: str, **more: Any) -> list[dict[str, Any]]:
@@ -190,3 +192,52 @@ def test_damaged_and_foreign_logs_are_left_out(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "compare--z.jsonl").write_text(json.dumps({"stellar_eval": 1, "a": 1, "b": 2}) + "\n")
     assert len(keep(tmp_path, header("anna"), records("ab"))) == 1
     assert "compare--x.jsonl is no log" in capsys.readouterr().err
+
+
+def test_answers_that_are_the_same_are_no_agreement(tmp_path: Path) -> None:
+    """Two people who agree on nothing agree on nothing, however many pairs nobody had to judge."""
+    same = [{**one, "key": f"s:{n}", "pair": f"e{n}", "same": True} for n, one in enumerate(records("t" * 60))]
+    keep(tmp_path, header("anna"), [*records("aabb"), *same])
+    found = keep(tmp_path, header("bo"), [*records("bbaa"), *same])
+    share = by_name(found[0].metrics)["anna  agreement"]
+    assert (share.value, share.n) == (0.0, 4)
+    assert by_name(found[0].metrics)["anna  Cohen's kappa"].value == -1
+    assert found[-1].header["judge"]["name"] == "majority of the people"
+    assert by_name(found[-1].metrics)["ties"].value == 64  # they count for the models still
+
+
+@pytest.mark.parametrize("winners", ["a" * 6, "b" * 6, "t" * 80])
+def test_values_that_are_all_equal_still_have_an_interval(winners: str) -> None:
+    rate = by_name(figures(records(winners)))["win rate"]
+    value = {"a": 1.0, "b": 0.0, "t": 0.5}[winners[0]]
+    assert (rate.low, rate.high) == wilson(value * len(winners), len(winners))
+    assert rate.low is not None and rate.high is not None and rate.high - rate.low > 0.2
+    (sentence, *_) = notes(records(winners), "A", "B")
+    assert f"({100 * rate.low:.1f} to {100 * rate.high:.1f})" in sentence
+
+
+def test_one_question_has_no_interval_and_that_is_said() -> None:
+    rate = by_name(figures(records("a")))["win rate"]
+    assert (rate.value, rate.low, rate.high) == (1.0, None, None)
+    (sentence, *_) = notes(records("a"), "A", "B")
+    assert "100.0% of one question, which has no interval" in sentence
+    assert "nan" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (header("gpt/4", "model"), header("gpt 4", "model")),
+        (header("anna"), header("anna", "model")),
+        ({**header("x"), "a": {"label": "m/1"}}, {**header("x"), "a": {"label": "m 1"}}),
+    ],
+    ids=["names", "kinds", "labels"],
+)
+def test_no_judge_overwrites_another(one: dict[str, Any], other: dict[str, Any], tmp_path: Path) -> None:
+    (kept, *_) = keep(tmp_path, one, records("aabb"))
+    before = kept.path.with_suffix(".jsonl").read_bytes()
+    with pytest.raises(UsageError, match="another judge") as failed:
+        keep(tmp_path, other, records("bbbb"))
+    assert "--judge-name" in failed.value.hint
+    assert kept.path.with_suffix(".jsonl").read_bytes() == before
+    keep(tmp_path, one, records("abab"))

@@ -22,6 +22,7 @@ from stellar_local.errors import ExitCode, RequestError, StellarError
 from stellar_local.evaluate.pairwise.endpoint import Endpoint, Judgement, Unusable
 from stellar_local.evaluate.pairwise.judges import EndpointJudge
 from stellar_local.evaluate.pairwise.judging import Put, judge_pairs
+from stellar_local.evaluate.pairwise.outcome import notes
 from stellar_local.evaluate.pairwise.pairs import Pair
 from stellar_local.evaluate.pairwise.questions import Question
 from stellar_local.evaluate.pairwise.records import by_games
@@ -44,7 +45,7 @@ def by_merit(prompt: str) -> str:
 class FairJudge:
     """A judge without a model; `fails` are questions that it fails on."""
 
-    name, identity = "fair", {"version": 1}
+    name, identity, max_tokens = "fair", {"version": 1}, 100
 
     def __init__(self, fails: Sequence[str] = (), says: Any = by_merit) -> None:
         self.prompts: list[str] = []
@@ -100,6 +101,30 @@ def test_what_was_judged_is_never_asked_again(tmp_path: Path) -> None:
     assert len(other.prompts) == 2
     judge_pairs(PAIRS[:1], again, tmp_path, "scores")
     assert len(again.prompts) == 6
+
+
+def test_only_what_was_cut_is_asked_again_with_a_higher_limit(tmp_path: Path) -> None:
+    class Short(FairJudge):
+        def __init__(self, limit: int) -> None:
+            super().__init__()
+            self.max_tokens = limit
+
+        def run(self, prompts: Sequence[tuple[str, str]], put: Put) -> ExitCode | None:
+            for key, prompt in prompts:
+                self.prompts.append(prompt)
+                put(key, Judgement(by_merit(prompt), "\n2?\n" in prompt and self.max_tokens < 50, 10, 5))
+            return None
+
+    judged = judge_pairs(PAIRS, Short(20), tmp_path)
+    record = by_games(PAIRS, judged.games)[1]
+    assert record["error"]["type"] == "cut"
+    assert "--judge-max-tokens" in record["error"]["message"]
+    assert "--judge-max-tokens" in " ".join(notes([record], "A", "B"))
+    for limit, offline, asked in ((20, False, 0), (10, False, 0), (99, True, 0), (40, False, 2), (50, False, 2)):
+        again = Short(limit)
+        judged = judge_pairs(PAIRS, again, tmp_path, offline=offline)
+        assert (len(again.prompts), judged.asked, judged.kept, judged.left) == (asked, asked, 6 - asked, 0), limit
+    assert winners(by_games(PAIRS, judged.games))["q:2"] == "b"
 
 
 def test_offline_tells_what_is_missing(tmp_path: Path) -> None:
@@ -178,6 +203,14 @@ def test_an_endpoint_that_fails_and_fails_is_given_up() -> None:
         assert len(server.requests) < 500
 
 
+def test_failures_among_others_are_not_given_up() -> None:
+    """Twelve of twenty fail, but never eight in a row."""
+    fails = {f"p{n}" for n in range(20) if n % 5 > 1}
+    with judge_server(lambda request: Reply(418) if text_of(request) in fails else completion("ok")) as server:
+        found = judged_over(server, 20, workers=1)
+    assert sum(isinstance(one, StellarError) for one in found.values()) == 12
+
+
 def test_a_signal_ends_it_when_what_is_in_hand_is_done() -> None:
     """One try that would wait long is given up, and is no error of the item's."""
 
@@ -247,8 +280,12 @@ def test_the_command_with_an_endpoint_and_without_a_network(
     assert "too small to tell" in " ".join(shown["notes"])
     assert main([*COMPARE, *over, "--offline"]) == 1
     assert json.loads(capsys.readouterr().out)[0]["metrics"] == shown["metrics"]
-    assert main([*COMPARE, *over, "--offline", "--judge-max-tokens", "99"]) == 1  # of other settings nothing is there
-    assert "gpt has judged nothing" in capsys.readouterr().err
+    assert main([*COMPARE, *over, "--offline", "--judge-max-tokens", "99"]) == 1  # nothing was cut: it is the same
+    assert json.loads(capsys.readouterr().out)[0]["metrics"] == shown["metrics"]
+    assert main([*COMPARE, *over, "--offline", "--judge-model", "other"]) == 1  # of another judge nothing is there
+    assert "other has judged nothing" in capsys.readouterr().err
+    assert main([*COMPARE, *over, "--judge-model", "other", "--judge-name", "gpt"]) == 2
+    assert "holds what another judge has said" in capsys.readouterr().err
     everything = b"".join(path.read_bytes() for path in (folder / "evaluation").iterdir() if path.is_file())
     assert b"sk-0123456789abcdef" not in everything
     assert "sk-0123456789abcdef" not in first.out + first.err
@@ -338,7 +375,7 @@ def test_models_answer_turn_by_turn_and_a_local_model_judges(stellar: Stellar, f
     assert "2 of 5 questions were answered before" in done.stderr
     answers = {one["key"]: one["answers"] for one in read_log(log)[1]}
     assert {key: len(value) for key, value in answers.items()} == {f"q:{n}": 1 + n % 3 for n in range(5)}
-    assert "no verdict" in done.stderr  # a model with random weights says none
+    assert "the judgement was cut" in done.stderr  # a model with random weights says no verdict
     again = stellar(*command, *judge)
     assert "5 of 5 questions were answered before" in again.stderr
     assert "judgements made now" in again.stderr

@@ -32,7 +32,8 @@ def test_the_last_line_is_the_verdict_and_places_are_turned_back(said: str, firs
 
 
 def test_a_judgement_that_was_cut_has_no_last_line() -> None:
-    assert game_of("ab", "verdict", "I would say [[A]]", cut=True).winner == "unclear"
+    game = game_of("ab", "verdict", "I would say [[A]]", cut=True)
+    assert (game.winner, game.cut, game.to_json()["cut"]) == ("unclear", True, True)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,22 @@ def test_a_judgement_that_was_cut_has_no_last_line() -> None:
         ("[[7.0]] [[7.1]]", "tie", 7.1, 7.0),  # FastChat: within 0.1
         ("[[7.0]] [[7.2]]", "a", 7.2, 7.0),
         ("【【3】】【【9】】", "a", 9.0, 3.0),
+        ("A: [[8]]\nB: [[6]]", "b", 6.0, 8.0),
+        ("**A：** x\n\n[[8]]\n\n[[6]]\n", "b", 6.0, 8.0),
+        ("- Assistant A's score: **[[8]]**\n- Assistant B's score: **[[6.5/10]]**", "b", 6.5, 8.0),
+        ("[[8, 6]]", "b", 6.0, 8.0),
+        ("【【8，6】】", "b", 6.0, 8.0),
+        ("[[score of A: 8]] [[score of B: 6]]", "b", 6.0, 8.0),
+        ("[[A 的分数：8]] [[B 的分数：6]]", "b", 6.0, 8.0),
+        ("助手 A 的分数：[[8]]，助手 B 的分数：[[6]]", "b", 6.0, 8.0),
+        ("[[score of B: 6]] [[score of A: 8]]", "b", 6.0, 8.0),
+        ("B: [[6]]\nA: [[8]]", "b", 6.0, 8.0),
+        ("A: [[8]] A: [[6]]", "unclear", None, None),
+        ("It quotes a [[10]] here.\n[[6]]", "unclear", None, None),
+        ("[[10]] [[1]]\n[[6]]", "unclear", None, None),
+        ("[[8]] [[6]]\nI am sure.", "unclear", None, None),
+        ("[[8, 6]] [[4]]", "unclear", None, None),
+        ("[[x]] [[y]]", "unclear", None, None),
         ("[[11]] [[6]]", "unclear", None, None),
         ("[[0]] [[6]]", "unclear", None, None),
         ("[[8]]", "unclear", None, None),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from stellar_local.console import cells
 from stellar_local.errors import UsageError
 from stellar_local.evaluate.report.blocks import Example, Point, Points, Scale
 from stellar_local.evaluate.report.charts import points
-from stellar_local.evaluate.report.collected import collect
+from stellar_local.evaluate.report.collected import Model, Run, collect
 from stellar_local.evaluate.report.comparison import Line, compare, order_models
 from stellar_local.evaluate.report.items import duels, examples, failures
 from stellar_local.evaluate.report.wording import interval_text, nice_ticks, number
@@ -104,6 +105,61 @@ def test_a_lower_loss_is_better(folder: Path) -> None:
     runs = {run.model.label: run for run in collect(folder).runs if run.task == "likelihood"}
     (duel,) = duels(runs["base-F16"], runs["stellarspeak-F16"])
     assert duel.kind == "nats" and duel.difference < 0 and duel.wins > duel.losses
+
+
+def asked_often(right: int, samples: int, likelihood: bool) -> Run:
+    """A run of 40 questions of which the first ones are right in every sample, and by their options where rated."""
+    records: dict[str, dict[str, object]] = {}
+    for place in range(40):
+        one = {"id": f"f:{place}", "right": place < right}
+        records |= {f"f:{place}#{n}": one | {"mode": "generation"} for n in range(samples)}
+        if likelihood:
+            records[f"f:{place}#options"] = one | {"mode": "likelihood", "right": place < 20}
+    model = Model(str(right))
+    return Run("astro-qa", model, (), (), {}, (), "", {}, "", "", None, Path(), records)
+
+
+@pytest.mark.parametrize(("samples", "likelihood"), [(1, False), (1, True), (5, True)])
+def test_a_question_is_one_item_however_often_it_was_asked(samples: int, likelihood: bool) -> None:
+    """Four changed questions of 40 are four: of any number of samples, and apart from what is rated by likelihood."""
+    found = duels(asked_often(20, samples, likelihood), asked_often(24, samples, likelihood))
+    assert [one.condition for one in found] == ["generation", "likelihood"][: 1 + likelihood]
+    assert (found[0].wins, found[0].losses, found[0].same, found[0].p) == (4, 0, 36, 0.125)
+    assert found[0].difference == pytest.approx(0.1)
+    if likelihood:
+        assert (found[1].same, found[1].difference, found[1].low, found[1].p) == (40, 0.0, None, 1.0)
+
+
+def test_samples_count_by_their_mean_and_need_no_id() -> None:
+    """2 of 3 against 1 of 3 is one won question, not two; parts of a text are no samples."""
+
+    def run(values: dict[str, bool]) -> Run:
+        records = {key: {"right": value, "nats": 1.0} for key, value in values.items()}
+        return Run("t", Model("m"), (), (), {}, (), "", {}, "", "", None, Path(), records)
+
+    first = run({"a#1": True, "a#2": False, "a#3": False, "b": True})
+    second = run({"a#1": False, "a#2": True, "a#3": True, "b": False})
+    (duel,) = duels(first, second)
+    assert (duel.wins, duel.losses, duel.same) == (1, 1, 0)
+    assert duel.difference == pytest.approx((1 / 3 - 1) / 2)
+    named = {key: {"id": "one", "right": key != "y"} for key in ("x", "y", "z")}
+    (duel,) = duels(replace(first, records=named), replace(first, records=named))
+    assert duel.same == 1
+    parts = {f"t:1#{n}": {"nats": 4.0 + n, "tokens": 2} for n in range(3)}
+    (duel,) = duels(replace(first, records=parts), replace(first, records=parts))
+    assert (duel.kind, duel.same) == ("nats", 3)
+
+
+def test_each_system_line_is_compared_by_itself() -> None:
+    def run(right: int) -> Run:
+        records = {
+            f"{n:04}/{way}": {"system_line": way, "right": n < right} for n in range(9) for way in ("with", "without")
+        }
+        return Run("identity", Model("m"), (), (), {}, (), "", {}, "", "", None, Path(), records)
+
+    assert [(one.condition, one.wins, one.same) for one in duels(run(3), run(5))] == [
+        ("with", 2, 7), ("without", 2, 7)
+    ]  # fmt: skip
 
 
 def test_failures_are_counted_by_type(folder: Path) -> None:

@@ -282,6 +282,29 @@ def test_judges_alone_make_a_page(tmp_path: Path) -> None:
     assert "best" not in re.findall(r'<td class="(\w+)"', page)
 
 
+def test_the_majority_is_named_in_the_pages_language(tmp_path: Path) -> None:
+    folder = tmp_path / "judges"
+    folder.mkdir()
+    cases.compare(folder, "majority of the people", 0.6)
+    page, _ = made(folder, "--language", "zh")
+    assert "多数人：更好" in page
+    assert page.count("majority of the people") == page.count("majority_of_the_people") == 0
+
+
+def test_no_judge_is_marked_as_the_better_one(tmp_path: Path) -> None:
+    """Who finds for A far more often is no better judge."""
+    folder = tmp_path / "judges"
+    folder.mkdir()
+    ends = [
+        json.loads(cases.compare(folder, judge, bias).read_text())["metrics"][0]
+        for judge, bias in (("a", 0.1), ("b", 0.85))
+    ]
+    assert ends[0]["high"] < ends[1]["low"]
+    page, text = made(folder, "--language", "en")
+    assert not {"best", "worse"} & set(re.findall(r'<td class="(\w+)"', page))
+    assert "| ★" not in text and "| ▼" not in text
+
+
 def test_report_goes_into_the_folder_whole(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()

@@ -96,6 +96,31 @@ def test_answers_are_scored_as_a_corpus_of_each_language(tmp_path: Path) -> None
     assert (figures["", "empty answers", ""].value, figures["", "answers cut at the most tokens", ""].value) == (1, 1)
 
 
+@pytest.mark.parametrize("name", ["Chinese", "zh-CN", "ZH", "中文", " zh "])
+def test_a_language_written_otherwise_gets_its_own_tokenizer(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "data.jsonl", {**ROWS[2], "language": name})
+    (reference,), _ = read_references([path])
+    assert reference.language == "zh"
+    measured = FreeText([path], [reference], SamplingOptions())
+    record = measured.record(measured.items()[0], Answer(f"\n{SAID[2]}\n ", "stop", None, None, 0))  # type: ignore[arg-type]
+    assert record["answer"] == SAID[2]  # blanks around an answer are no part of it
+    assert record["bleu"] == pytest.approx(sentence_bleu(SAID[2], ROWS[2]["output"], "zh"), abs=1e-3)
+    assert record["bleu"] > 5
+
+
+def test_another_language_keeps_its_own_figures(tmp_path: Path) -> None:
+    path = written(tmp_path / "data.jsonl", {**ROWS[0], "language": "fr"}, {**ROWS[0], "language": " "})
+    assert [one.language for one in read_references([path])[0]] == ["fr", "en"]
+
+
+def test_very_many_broken_rows_are_told_of_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    read_references([written(tmp_path / "data.jsonl", *[{}] * 23, ROWS[0])])
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 21
+    assert "line 20: it lacks" in told[19]
+    assert "3 more rows are left out" in told[20]
+
+
 def test_languages_and_kinds_take_turns() -> None:
     rows = ["en a", "en a", "en b", "zh a", "en a", "zh a"]
     order = spread(rows, lambda row: row[:2], lambda row: row[3:])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stellar_local.tables.language import LANGUAGES, has_script, language_of, main_language
+from stellar_local.tables.language import LANGUAGES, has_script, language_of, main_language, named_language
 
 
 @pytest.mark.parametrize(
@@ -32,5 +32,21 @@ def test_the_greater_part_of_two_languages() -> None:
     assert main_language("下列关于 HD 209458 的说法，正确的是") == "zh"
     assert main_language("Which star is called 织女星 in Chinese?") == "en"
     assert main_language("") == "en"
+    assert main_language("鉴于f(x) = 5x^3 - 2x + 3，求f(2)的值。") == "zh"
     assert has_script("HD 209458", "en") and not has_script("HD 209458", "zh")
     assert has_script("星", "zh") and not has_script("星", "en")
+
+
+@pytest.mark.parametrize(
+    ("name", "language"),
+    [
+        *(
+            (name, "zh")
+            for name in ("zh", "ZH", " zh-CN ", "zh_Hans_CN", "Chinese", "CHINESE", "中文", "简体中文", "zho")
+        ),
+        *((name, "en") for name in ("en", "EN", "en-US", "en_GB", "English", "英文")),
+        *((name, "") for name in ("", " ", "fr", "mixed", "both", "chines", "english and chinese")),
+    ],
+)
+def test_a_language_is_known_however_it_is_named(name: str, language: str) -> None:
+    assert named_language(name) == language

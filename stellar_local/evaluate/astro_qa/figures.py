@@ -1,8 +1,9 @@
 """Figures of Astro-QA's records: of each kind and language, of each subfield, and the published composite.
 
 A record has mode, id, place, language, kind, subfield, gold (letters, true or false, tuples), found (the same, or None)
-and why; of an answer, its sample, answer, span and finish_reason; right where there is a right or wrong, score where
-there are points. Questions are the units of all intervals, however often each was asked. Knows records alone.
+and why; of an answer, its sample, answer and finish_reason, of a multiple choice the letters as written; right where
+there is a right or wrong, score where there are points. Questions are the units of all intervals, however often each is
+asked. Knows records alone.
 """
 
 from __future__ import annotations
@@ -91,11 +92,18 @@ def _mean(
     detail: bool = False,
     kind: str = "share",
 ) -> Metric:
-    """A mean over questions of their answers' mean value; Wilson's interval where each is 0 or 1."""
+    """A mean over questions of their answers' mean value.
+
+    Its interval is Wilson's where each question has 0 or 1, and where all have the same, which the bootstrap would take
+    for certain; none of one question that has neither 0 nor 1.
+    """
     means = [sum(map(value, own)) / len(own) for own in asked.values()]
     if kind == "share" and all(one in (0.0, 1.0) for one in means):
         return _share(name, int(sum(means)), len(means), group, language, detail)
     mean, low, high = _told(*mean_interval(means))
+    if len(means) > 1 and max(means) == min(means):
+        most = 1.0 if kind == "share" else 100.0
+        low, high = (most * end for end in wilson(sum(means) / most, len(means)))
     return Metric(name, mean, group, low, high, len(means), kind, language=language, detail=detail)
 
 
@@ -151,6 +159,9 @@ def _matching(asked: Mapping[str, Sequence[Record]], language: str) -> list[Metr
     size = {key: len(own[0]["gold"]) for key, own in asked.items()}
     right = {key: sum(one["score"] for one in own) / len(own) * size[key] for key, own in asked.items()}
     share, low, high = _told(*ratio_interval(list(right.values()), list(size.values())))
+    shares = {right[key] / size[key] for key in size}
+    if len(size) > 1 and len(shares) == 1:
+        low, high = wilson(share * len(size), len(size))
     chances = [count ** (2 - len(own[0]["gold"][0])) for count, own in zip(size.values(), asked.values(), strict=True)]
     chance = sum(chances) / sum(size.values())
     return [
@@ -262,7 +273,7 @@ def _said(kind: str, own: Sequence[Record], run: int) -> Any:
         return ""
     if kind in FREE:
         return answer["answer"]
-    return (answer["span"] if kind == MULTI else answer["found"]) or ""
+    return (answer["written"] if kind == MULTI else answer["found"]) or ""
 
 
 def _official_notes(language: str, scores: Mapping[str, float], failed: int, notes: list[str]) -> None:

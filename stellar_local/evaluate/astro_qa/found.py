@@ -17,23 +17,31 @@ _ANEW = re.compile(
     r"|(?:next )?(?:question|statement|exercise)\s*\d*\s*[:.]|instruction\s*:|(?:human|user)\s*:)",
     re.IGNORECASE,
 )
+_LONGEST = 4000  # characters of each end: searches take a time that grows with the square
 
 
 @dataclass(frozen=True)
 class Found:
     """What an answer says: letters such as "B" or "ACD", "true" or "false"; None where nothing can be told, with `why`.
 
-    `span` is the words that it was read from, as they stand in the answer made plain.
+    `span` is the words that it was read from, as they stand in the answer made plain; `written` the letters in order
+    and as often as they stand there.
     """
 
     value: str | None
     span: str = ""
     why: str = ""
+    written: str = ""
 
 
 def plain(text: str) -> str:
-    """An answer without what is mere form: wide letters, Markdown's and LaTeX's marks, thoughts before the answer."""
+    """An answer without what is mere form: wide letters, Markdown's and LaTeX's marks, thoughts before the answer.
+
+    Of a very long one only the beginning and the end are kept.
+    """
     text = _THOUGHTS.sub("", text)
+    if len(text) > 2 * _LONGEST:
+        text = text[:_LONGEST] + "\n" + text[-_LONGEST:]
     text = unicodedata.normalize("NFKC", text).replace("\r\n", "\n").replace("\r", "\n")
     text = re.sub(r"\n\s*\n", "\n\n", re.sub(r"[^\S\n]+", " ", text))  # blanks without end make searches slow
     text = re.sub("[“”„«»「」『』]", '"', re.sub("[‘’]", "'", text))

@@ -28,12 +28,6 @@ def matched(right: Sequence[tuple[str, ...]], given: Sequence[tuple[str, ...]]) 
     return (Counter(right) & Counter(given)).total()
 
 
-def chance(question: Question) -> float:
-    """The share of a matching question's tuples that are right if its groups are paired at random."""
-    size = max(len(question.pairs), 1)
-    return float(size ** (1 - len(question.groups)))
-
-
 def expected(question: Question) -> str:
     """The right answer, for people."""
     if question.options:

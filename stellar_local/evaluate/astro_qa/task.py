@@ -24,6 +24,7 @@ from .questions import Loaded, Question
 
 GENERATION, LIKELIHOOD = "generation", "likelihood"
 _WORDING = 1  # of the prompts, which a log depends on
+_RULES = 2  # by which answers are read, which it depends on too: a log has no verdicts by different rules
 # Tokens of an answer: the answer comes first, and its explanation may be cut; texts are up to some 600 characters long.
 _LONGEST = {**dict.fromkeys(questions.KINDS, 256), questions.MATCHING: 512, **dict.fromkeys(questions.FREE, 1024)}
 _SEEDS = (1 << 32) - 1  # of the samplers: the last is no seed
@@ -54,6 +55,7 @@ class AstroQA:
             "longest": None if sampling.max_tokens else _LONGEST,
             "system": system,
             "wording": _WORDING,
+            "rules": _RULES,
         }
         self._loaded, self._sampling, self._samples, self._modes = loaded, sampling, samples, modes
         self._system, self._official = system, with_official
@@ -150,8 +152,10 @@ def _answered(question: Question, answer: Answer) -> dict[str, Any]:
         read = letters.multiple if question.kind == questions.MULTI else letters.single
         found = read(answer.text, question.options)
     right = found.value == question.right
-    score = {"score": scoring.points(question.right, found.value or "")} if question.kind == questions.MULTI else {}
+    points: dict[str, Any] = {}
+    if question.kind == questions.MULTI:
+        points = {"written": found.written, "score": scoring.points(question.right, found.value or "")}
     why = found.why
     if why and answer.finish_reason == "length":
         why += " before it was cut"
-    return {"found": found.value, "span": found.span, "right": right, **score, "why": why}
+    return {"found": found.value, "span": found.span, "right": right, **points, "why": why}

@@ -22,12 +22,11 @@ _NONE = "it pairs no items of the groups"
 class Pairs:
     """The tuples that an answer gives, one item of each group, each item used no more often than it is there.
 
-    `why` says why there are none; `repeated` counts tuples left out because an item of theirs was used before.
+    `why` says why there are none.
     """
 
     tuples: tuple[tuple[str, ...], ...] = ()
     why: str = ""
-    repeated: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,15 +50,13 @@ def pairs(answer: str, groups: Sequence[Sequence[str]]) -> Pairs:
     if not found:
         return Pairs(why=_NONE)
     left = [Counter(group) for group in groups]
-    kept, repeated = [], 0
+    kept = []
     for one in found:
         if all(left[number][item] > 0 for number, item in enumerate(one)):
             kept.append(one)
             for number, item in enumerate(one):
                 left[number][item] -= 1
-        elif one not in kept:
-            repeated += 1
-    return Pairs(tuple(kept), repeated=repeated)
+    return Pairs(tuple(kept))
 
 
 def _items(groups: Sequence[Sequence[str]]) -> list[tuple[str, str, tuple[int, ...]]]:

@@ -62,7 +62,8 @@ class Ballots:
         sides = {LEFT: self.left, RIGHT: "ba"["ab".index(self.left)]}
         self._log.add(
             {
-                "key": pair.question.key,
+                "key": _place(pair),
+                "question": pair.question.key,
                 "winner": sides.get(choice, TIE),
                 "choice": choice,
                 "left": self.left,
@@ -91,5 +92,9 @@ class Ballots:
 
 def vote_on(pair: Pair, votes: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """Of votes by their keys, the one that was given on just these answers."""
-    vote = votes.get(pair.question.key)
-    return vote if vote and vote.get("pair") == pair.digest else None
+    return votes.get(_place(pair))
+
+
+def _place(pair: Pair) -> str:
+    """What a vote is kept by: the question and these answers, so that none takes the place of one on others."""
+    return f"{pair.question.key} {pair.digest}"

@@ -37,7 +37,7 @@ from .page import possible, show
 from .pairs import Pair, paired
 from .questions import read_questions
 from .records import by_games, by_votes, unanswered
-from .store import MAJORITY, PEOPLE, TASK, keep
+from .store import MAJORITY, PEOPLE, TASK, check_name, keep
 from .verdicts import ORDERS
 
 _LONGEST = 1024  # tokens of an answer, as FastChat's
@@ -93,7 +93,7 @@ class Comparison:
         if judge is None:
             records, about, judged = self._by_people(pairs, sides)
         else:
-            records, about, judged = self._by_model(judge, pairs)
+            records, about, judged = self._by_model(judge, pairs, sides)
             self._tell({one["key"]: one["error"]["message"] for one in records if "error" in one})
         order = {question.key: number for number, question in enumerate(self._questions)}
         records = sorted([*records, *unanswered(self._questions, missing)], key=lambda record: order[record["key"]])
@@ -110,6 +110,8 @@ class Comparison:
     ) -> tuple[list[dict[str, Any]], dict[str, Any], Judged | None]:
         """One person's votes, on the page until they are complete or it is closed."""
         name = self._given["judge_name"] or PEOPLE
+        about = {"kind": PEOPLE, "name": name}
+        check_name(self._out, self._header(sides, about))
         label = f"{sides[0].label} vs {sides[1].label}, {name}"
         path = log_path(self._out, "votes", label)
         seed = read_log(path)[0].get("seed") if path.exists() and path.stat().st_size else None
@@ -121,14 +123,23 @@ class Comparison:
             show(ballots, self._setup.options(ChatOptions).ui_lang or language_of())
             votes = dict(log.done)
             self._to_judge = sum(vote_on(pair, votes) is None for pair in to_judge)
-        return by_votes(pairs, votes), {"kind": PEOPLE, "name": name}, None
+        return by_votes(pairs, votes), about, None
 
     def _by_model(
-        self, judge: Judge, pairs: Sequence[Pair]
+        self, judge: Judge, pairs: Sequence[Pair], sides: Sequence[Contestant]
     ) -> tuple[list[dict[str, Any]], dict[str, Any], Judged | None]:
         """A model's judgements, and what they cost."""
         given = self._given
         orders = ORDERS[:1] if given["one_order"] else ORDERS
+        about: dict[str, Any] = {
+            "kind": "model",
+            "name": judge.name + ", scores" * (given["scoring"] == "scores") + ", one order" * given["one_order"],
+            **judge.identity,
+            "max_tokens": judge.max_tokens,
+            "scoring": given["scoring"],
+            "orders": list(orders),
+        }
+        check_name(self._out, self._header(sides, about))
         judged = judge_pairs(pairs, judge, self._out, given["scoring"], orders, given["offline"])
         if not judged.asked + judged.kept and judged.left:  # there is nothing to show, and earlier figures stay
             self._tell({key: games[0].said for key, games in judged.games.items() if games})
@@ -151,15 +162,7 @@ class Comparison:
             told = f", at a price of {now_cost:.4f}"
         tokens = f"{judged.asked_tokens[0]:,} tokens of prompts and {judged.asked_tokens[1]:,} of judgements"
         say(f"{judge.name}: {judged.asked} judgements made now, {tokens}{told}; {judged.kept} were there before")
-        about = {
-            "kind": "model",
-            "name": judge.name + ", scores" * (given["scoring"] == "scores") + ", one order" * given["one_order"],
-            **judge.identity,
-            "scoring": given["scoring"],
-            "orders": list(orders),
-            "usage": usage,
-        }
-        return by_games(pairs, judged.games), about, judged
+        return by_games(pairs, judged.games), {**about, "usage": usage}, judged
 
     def _model_judge(self) -> Judge:
         """The judging model. Raises UsageError, ModelError where there is none."""

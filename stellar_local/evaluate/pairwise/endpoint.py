@@ -32,6 +32,7 @@ _WRONG_FOR_ALL = {
     403: "the key may not use this: check the account and --judge-model",
     404: "nothing is there: check --endpoint and --judge-model",
 }
+_MOST_TOKENS = 10**12  # of one judgement: more is no count
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -46,12 +47,30 @@ class Unusable(StellarError):
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a judge said. `cut` means that it ended at its limit; the counts are tokens, None where they are unknown."""
+    """What a judge said. `cut` means that it ended at its limit; the counts are tokens, 0 where they are unknown."""
 
     text: str
     cut: bool = False
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether it is no answer at all: nothing, though there was room."""
+        return not self.cut and not self.text.strip()
+
+
+def tokens_of(usage: Any) -> tuple[int, int]:
+    """The tokens of a prompt and of a judgement, as OpenAI's usage has them; 0 for what can be no count."""
+    given = usage if isinstance(usage, dict) else {}
+    prompt, completion = (count_of(given.get(name)) for name in ("prompt_tokens", "completion_tokens"))
+    return prompt, completion
+
+
+def count_of(value: Any) -> int:
+    """A whole number that can be a count of tokens or judgements, else 0."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 0 <= value <= _MOST_TOKENS else 0
 
 
 @dataclass
@@ -114,6 +133,8 @@ class Endpoint:
                 return self._refused(error)
         except (TimeoutError, urllib.error.URLError, http.client.HTTPException, OSError) as error:
             return self._failed(error)
+        except UnicodeError:  # of the host, before anything is sent
+            return Unusable(f"{self.url} has no host that can be looked up", "check --endpoint"), 0.0, True
         except (ValueError, RecursionError):
             return RequestError("bad_reply", "the endpoint's reply is not JSON"), 0.0, False
         except (KeyError, IndexError, TypeError, AttributeError):
@@ -137,13 +158,11 @@ class Endpoint:
             return _body(reply, deadline).decode("utf-8", "replace")
 
     def _read(self, data: Mapping[str, Any]) -> Judgement:
-        choice, usage = data["choices"][0], data.get("usage") or {}
+        choice = data["choices"][0]
         text = choice["message"]["content"]
         if text is not None and not isinstance(text, str):
             raise TypeError
-        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-        tokens = [count if isinstance(count, int) and not isinstance(count, bool) else None for count in counts]
-        return Judgement(text or "", choice.get("finish_reason") == "length", *tokens)
+        return Judgement(text or "", choice.get("finish_reason") == "length", *tokens_of(data.get("usage")))
 
     def _failed(self, error: Exception) -> tuple[StellarError, float, bool]:
         """A try that ended without an answer of HTTP's."""

@@ -26,6 +26,7 @@ from .endpoint import Endpoint, Judgement, Unusable
 from .judging import Put
 
 _MOST_FAILURES = 8  # one after the other, until the endpoint is given up
+_WHAT_TO_CHECK = "check --endpoint and --judge-model, and run the same command again: what was judged is kept"
 _TICK = 1.0  # seconds
 
 _Event = tuple[str, Judgement | StellarError]
@@ -43,7 +44,12 @@ class EndpointJudge:
     def identity(self) -> Mapping[str, Any]:
         """The address, the model and how it samples."""
         one = self.endpoint
-        return {"endpoint": one.url, "model": one.model, "temperature": one.temperature, "max_tokens": one.max_tokens}
+        return {"endpoint": one.url, "model": one.model, "temperature": one.temperature}
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest judgement."""
+        return self.endpoint.max_tokens
 
     def run(self, prompts: Sequence[tuple[str, str]], put: Put) -> ExitCode | None:
         """As Judge.run says. Raises Unusable where the endpoint refuses all, or fails many times in a row."""
@@ -106,7 +112,7 @@ class _Run:
             self._keep(*event)
 
     def _keep(self, key: str, outcome: Judgement | StellarError) -> None:
-        if not isinstance(outcome, StellarError):
+        if isinstance(outcome, Judgement) and not outcome.empty:
             self._failures = 0
         elif isinstance(outcome, Unusable):
             self._give_up(outcome)
@@ -116,9 +122,12 @@ class _Run:
         else:
             self._failures += 1
         self._put(key, outcome)
-        if isinstance(outcome, StellarError) and self._failures >= _MOST_FAILURES:
+        if self._failures >= _MOST_FAILURES:
+            said, hint = "its answer is empty", ""
+            if isinstance(outcome, StellarError):
+                said, hint = outcome.message, outcome.hint
             self._give_up(
-                Unusable(f"{self._failures} judgements in a row failed, the last so: {outcome.message}", outcome.hint)
+                Unusable(f"{self._failures} judgements in a row failed, the last so: {said}", hint or _WHAT_TO_CHECK)
             )
 
     def _give_up(self, error: StellarError) -> None:
@@ -147,7 +156,7 @@ class LocalJudge:
     @property
     def identity(self) -> Mapping[str, Any]:
         """The file and how it samples."""
-        return {"sha256": self.digest, "temperature": 0.0, "max_tokens": self.max_tokens}
+        return {"sha256": self.digest, "temperature": 0.0}
 
     def run(self, prompts: Sequence[tuple[str, str]], put: Put) -> ExitCode | None:
         """As Judge.run says. Raises StellarError where the model cannot run."""

@@ -14,24 +14,28 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...console import progress, say
-from ...errors import ExitCode, StellarError
+from ...errors import ExitCode, RequestError, StellarError
 from ...records import error_record
 from ..results import log_path, open_log
-from .endpoint import Judgement
+from .endpoint import Judgement, tokens_of
 from .pairs import Pair
-from .verdicts import ERROR, ORDERS, Game, game_of, mark_of
+from .verdicts import ERROR, NOT_YET, ORDERS, Game, game_of, mark_of
 from .wording import judging_prompt
 
 Put = Callable[[str, Judgement | StellarError], None]
 
 
 class Judge(Protocol):
-    """Who judges. `identity`, in JSON, is all that its judgements depend on beside the prompt."""
+    """Who judges. `identity`, in JSON, is all that its judgements depend on beside the prompt, and `max_tokens` where
+    they end at the latest: one that ended before would be no other with more.
+    """
 
     @property
     def name(self) -> str: ...
     @property
     def identity(self) -> Mapping[str, Any]: ...
+    @property
+    def max_tokens(self) -> int: ...
     def run(self, prompts: Sequence[tuple[str, str]], put: Put) -> ExitCode | None:
         """Judge prompts, each with its key; `put` gets what came of each, from one thread at a time.
 
@@ -68,7 +72,9 @@ def judge_pairs(
 ) -> Judged:
     """Have all pairs judged, each in all `orders`, except those that are the same: nobody need judge them.
 
-    With `offline` only what is kept counts. Raises StellarError where the judgements cannot be kept.
+    With `offline` only what is kept counts; else what was cut at a lower limit is judged again. A judgement without a
+    word is a failure, and as such made again. Raises StellarError
+    where the judgements cannot be kept.
     """
     judged = Judged()
     prompts = {
@@ -78,20 +84,28 @@ def judge_pairs(
     header = {"task": "judgements", "model": {"label": judge.name}}
     failed: dict[str, StellarError] = {}
     with open_log(log_path(folder, "judgements", judge.name), header) as log:
-        left = {keys[place]: prompt for place, prompt in prompts.items() if keys[place] not in log.done}
-        judged.kept = len(set(keys.values())) - len(left)
-        if judged.kept:
-            say(f"{judge.name}: {judged.kept} of {judged.kept + len(left)} judgements were made before")
+
+        def there() -> set[str]:
+            limit = 0 if offline else judge.max_tokens
+            return {key for key in keys.values() if key in log.done and _is_final(log.done[key], limit)}
+
+        kept = there()
+        left = {keys[place]: prompt for place, prompt in prompts.items() if keys[place] not in kept}
+        judged.kept = len(kept)
+        if kept:
+            say(f"{judge.name}: {len(kept)} of {len(kept) + len(left)} judgements were made before")
 
         def put(key: str, outcome: Judgement | StellarError) -> None:
+            if isinstance(outcome, Judgement) and outcome.empty:
+                outcome = RequestError("no_answer", "the judge's answer is empty", "run the same command again")
             if isinstance(outcome, StellarError):
                 failed[key] = outcome
                 log.add({"key": key, "error": error_record(key, 0, outcome)["error"]})
             else:
-                log.add({"key": key, **_stored(outcome)})
+                log.add({"key": key, **_stored(outcome), "max_tokens": judge.max_tokens})
                 judged.asked += 1
-                counts = (outcome.prompt_tokens or 0, outcome.completion_tokens or 0)
-                judged.asked_tokens = (judged.asked_tokens[0] + counts[0], judged.asked_tokens[1] + counts[1])
+                prompt, completion = judged.asked_tokens
+                judged.asked_tokens = prompt + outcome.prompt_tokens, completion + outcome.completion_tokens
             bar.advance()
 
         if left and not offline:
@@ -100,9 +114,9 @@ def judge_pairs(
                     judged.code = judge.run(list(left.items()), put)
                 except StellarError as error:
                     judged.stopped = error
-        done = {key: _judgement(log.done[key]) for key in set(keys.values()) if key in log.done}
-    judged.prompt_tokens = sum(one.prompt_tokens or 0 for one in done.values())
-    judged.completion_tokens = sum(one.completion_tokens or 0 for one in done.values())
+        done = {key: _judgement(log.done[key]) for key in there()}
+    judged.prompt_tokens = sum(one.prompt_tokens for one in done.values())
+    judged.completion_tokens = sum(one.completion_tokens for one in done.values())
     judged.left = len(set(keys.values()) - set(done))
     for pair in pairs:
         own = {order: keys[pair.question.key, order] for order in orders if (pair.question.key, order) in keys}
@@ -115,7 +129,7 @@ def judge_pairs(
 def _game(order: str, scoring: str, said: Judgement | None, error: StellarError | None) -> Game:
     if said is not None:
         return game_of(order, scoring, said.text, said.cut)
-    return Game(order, ERROR, error.message if error else "it is not judged yet")
+    return Game(order, ERROR, error.message if error else NOT_YET)
 
 
 def _prompt(pair: Pair, order: str, scoring: str) -> str:
@@ -135,11 +149,13 @@ def _stored(judgement: Judgement) -> dict[str, Any]:
     return {"text": judgement.text, "cut": judgement.cut, "usage": usage}
 
 
+def _is_final(record: Mapping[str, Any], limit: int) -> bool:
+    """Whether there is an answer, and so many tokens would bring no more of it."""
+    judgement, had = _judgement(record), record.get("max_tokens", limit)
+    return not judgement.empty and (not judgement.cut or (isinstance(had, int) and had >= limit))
+
+
 def _judgement(record: Mapping[str, Any]) -> Judgement:
-    usage = record.get("usage", {})
-    return Judgement(
-        str(record.get("text", "")),
-        bool(record.get("cut")),
-        usage.get("prompt_tokens"),
-        usage.get("completion_tokens"),
-    )
+    """A judgement as it was kept; one without a text, which only a hand can have made of it, is empty."""
+    text = record.get("text")
+    return Judgement(text if isinstance(text, str) else "", bool(record.get("cut")), *tokens_of(record.get("usage")))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..results import Metric
-from ..statistics import Z, mean_interval, sign_test
-from .verdicts import TIE, UNCLEAR, A, B, first_place
+from ..statistics import Z, mean_interval, sign_test, wilson
+from .verdicts import CUT, TIE, UNCLEAR, A, B, first_place
 
 WORTH = {A: 1.0, TIE: 0.5, B: 0.0}  # of a question to the first model
 _POWER = 0.8416212335729143  # the normal distribution's 80% point: four runs of five would tell
@@ -54,8 +54,18 @@ def _rate(judged: Sequence[Record], group: str = "", language: str = "") -> Metr
     values = [WORTH[record["winner"]] for record in judged]
     if not values:
         return Metric("win rate", None, group, language=language)
-    mean, low, high = mean_interval(values)
+    mean, low, high = _interval(values)
     return Metric("win rate", mean, group, low, high, len(values), language=language)
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """The mean and its 95% interval: the bootstrap's, or Wilson's where all values are equal, of which a bootstrap
+    draws no others. One question has none.
+    """
+    mean, low, high = mean_interval(values)
+    if len(values) < 2:
+        return mean, None, None
+    return (mean, low, high) if min(values) < max(values) else (mean, *wilson(sum(values), len(values)))
 
 
 def _of_models(judged: Sequence[Record]) -> list[Metric]:
@@ -66,12 +76,10 @@ def _of_models(judged: Sequence[Record]) -> list[Metric]:
         scores = [_mean_score(record, model) for record in judged]
         known = [score for score in scores if score is not None]
         if known:
-            mean, low, high = mean_interval(known)
-            metrics.append(
-                Metric(
-                    f"mean score of {model.upper()}", mean, low=low, high=high, n=len(known), kind="score", better=""
-                )
-            )
+            mean, *ends = mean_interval(known)
+            low, high = ends if min(known) < max(known) else (None, None)  # equal scores say nothing of their spread
+            name = f"mean score of {model.upper()}"
+            metrics.append(Metric(name, mean, low=low, high=high, n=len(known), kind="score", better=""))
     first, second = first_place(games)
     if first + second:
         metrics.append(Metric("won from the first place", first / (first + second), n=first + second, better=""))
@@ -100,7 +108,11 @@ def notes(records: Sequence[Record], a: str, b: str) -> list[str]:
     kinds = [record["error"]["type"] for record in records if "error" in record]
     if unclear := kinds.count(UNCLEAR):
         found.append(f"{unclear} of {len(records)} questions are left out: the judge's last line holds no verdict")
-    if other := len(kinds) - unclear:
+    if cut := kinds.count(CUT):
+        found.append(
+            f"{cut} of {len(records)} questions are left out: cut judgements; --judge-max-tokens allows longer"
+        )
+    if other := len(kinds) - unclear - cut:
         found.append(f"{other} of {len(records)} questions are left out: not answered, not judged, or failed")
     return found
 
@@ -114,10 +126,13 @@ def certainty(values: Sequence[float], a: str, b: str) -> str:
 
     `values` are what each question was worth to `a`: 1, 0.5 or 0.
     """
-    mean, low, high = mean_interval(values)
+    mean, low, high = _interval(values)
     count, p = len(values), sign_test(sum(value == 1 for value in values), sum(value == 0 for value in values))
-    said = f"the win rate of {a} is {100 * mean:.1f}% ({100 * low:.1f} to {100 * high:.1f}), sign test p = {p:.2g}"
-    if (low > 0.5 or high < 0.5) and p < _TOLD:
+    spread, sure = "of one question, which has no interval", False
+    if low is not None and high is not None:
+        spread, sure = f"({100 * low:.1f} to {100 * high:.1f})", (low > 0.5 or high < 0.5) and p < _TOLD
+    said = f"the win rate of {a} is {100 * mean:.1f}% {spread}, sign test p = {p:.2g}"
+    if sure:
         few = f"; {count} questions are few, though: more would make it surer" if count < _FEW else ""
         return f"{a if mean > 0.5 else b} is better: {said}{few}"
     sentence = f"this sample is too small to tell {a} and {b} apart: {said}"

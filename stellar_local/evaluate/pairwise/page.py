@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.application import Application
 
 WIDE = 90  # columns, from which on two answers stand side by side
-_KEYS = {"1": LEFT, "left": LEFT, "2": RIGHT, "right": RIGHT, "3": EQUAL, "=": EQUAL, "4": BOTH_BAD}
+_KEYS = {"1": LEFT, "2": RIGHT, "3": EQUAL, "=": EQUAL, "4": BOTH_BAD}
 _LINES = {"up": -1, "k": -1, "down": 1, "j": 1}
 
 
@@ -67,7 +67,7 @@ class Page:
     _screenful: int = field(default=1, repr=False)
 
     def press(self, key: str) -> bool:
-        """Do what a key says, by its name: a character, or up, down, left, right, pageup, pagedown, home, end.
+        """Do what a key says, by its name: a character, or up, down, pageup, pagedown, home, end.
 
         True if the page is to close. Raises StellarError where a vote cannot be written.
         """
@@ -270,7 +270,7 @@ def _application(page: Page, press: Callable[[str], bool]) -> Application[None]:
             if press(meaning):
                 _close(event.app)
 
-    for name in [*"1234=sbnpqkj ", "up", "down", "left", "right", "pageup", "pagedown", "home", "end"]:
+    for name in [*"1234=sbnpqkj ", "up", "down", "pageup", "pagedown", "home", "end"]:
         bind(name, name)
     for name in "SBNPQ":
         bind(name, name.lower())

@@ -8,19 +8,17 @@ fields; knows neither models nor judges.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...tables.language import main_language, named_language
 from ..json_rows import BrokenRowError, read_rows
 from ..ordering import spread
 
 FIELDS = ("turns", "text", "prompt", "question", "instruction")
 _HINT = f'give JSON lines, each with one of {", ".join(FIELDS)}: {{"question_id": 1, "text": "什么是黑洞？"}}'
-_CHINESE = re.compile("[\u3400-\u9fff\uf900-\ufaff]")
-_WORD = re.compile(r"[^\W\d_\u3400-\u9fff\uf900-\ufaff]{2,}")  # a single letter may be a formula's
 
 
 @dataclass(frozen=True)
@@ -42,22 +40,21 @@ class Question:
 
 def read_questions(paths: Sequence[Path], limit: int | None = None) -> tuple[list[Question], int]:
     """The questions of all files, at most `limit`, in an order of which every beginning has some of all languages and
-    categories; and the number of broken rows. Keys are the file's name and the id.
+    categories; and the number of broken rows. Keys are the file's name and the id: without its suffix where it is the
+    only file, with its number before it where another has the same name.
 
     Broken rows are warned about. Raises StellarError for a file that cannot be read or holds no question.
     """
     questions: dict[str, Question] = {}
     broken = 0
-    stems = [path.stem for path in paths]
-    for path in paths:
-        name = path.stem if stems.count(path.stem) == 1 else f"{path.resolve().parent.name}-{path.stem}"
+    for path, name in zip(paths, _names(paths), strict=True):
         known: set[str] = set()
 
         def question(row: dict[str, Any], name: str = name, known: set[str] = known) -> Question:
             found = _question(row, name, len(known))
-            if found.id in known:
+            if found.key in known or found.key in questions:  # a name may end as another's id begins
                 raise BrokenRowError(f"the id {found.id} is there twice")
-            known.add(found.id)
+            known.add(found.key)
             return found
 
         rows, left_out = read_rows(path, "questions file", _HINT, question)
@@ -65,6 +62,14 @@ def read_questions(paths: Sequence[Path], limit: int | None = None) -> tuple[lis
         questions.update((row.key, row) for row in rows)
     ordered = spread(list(questions.values()), lambda one: one.language, lambda one: one.category)
     return [question for _, question in ordered][:limit], broken
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """What each file's keys begin with."""
+    if len(paths) == 1:
+        return [paths[0].stem]
+    names = [path.name for path in paths]
+    return [name if names.count(name) == 1 else f"{number}:{name}" for number, name in enumerate(names, 1)]
 
 
 def _question(row: dict[str, Any], name: str, position: int) -> Question:
@@ -121,8 +126,7 @@ def texts_of(value: Any, name: str) -> tuple[str, ...]:
 
 
 def _language(row: dict[str, Any], text: str) -> str:
-    """What the row says, else what it is written in: "zh" where it has more Chinese characters than other words."""
+    """What the row says, else which of Chinese and English more of it is written in."""
     said = row.get("language", row.get("lang"))
-    if isinstance(said, str) and said.strip():
-        return {"chinese": "zh", "english": "en"}.get(said.strip().lower(), said.strip().lower()[:2])
-    return "zh" if len(_CHINESE.findall(text)) > len(_WORD.findall(text)) else "en"
+    name = said.strip() if isinstance(said, str) else ""
+    return named_language(name) or name or main_language(text)

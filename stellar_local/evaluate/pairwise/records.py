@@ -14,7 +14,7 @@ from .ballots import vote_on
 from .outcome import WORTH
 from .pairs import Pair
 from .questions import Question
-from .verdicts import ERROR, TIE, UNCLEAR, Game, winner_of
+from .verdicts import CUT, ERROR, TIE, UNCLEAR, Game, winner_of
 
 Record = dict[str, Any]
 _SAME = {"winner": TIE, "score": 0.5, "why": "both said the same"}
@@ -42,7 +42,7 @@ def by_games(pairs: Sequence[Pair], games: Mapping[str, Sequence[Game]]) -> list
         winner = winner_of(own)
         if winner in (ERROR, UNCLEAR):
             first = next(game for game in own if game.winner == winner)
-            raise RequestError("not_judged", first.said) if winner == ERROR else _unclear(first.said)
+            raise RequestError("not_judged", first.said) if winner == ERROR else _unclear(first)
         agreed = len({game.winner for game in own}) == 1
         why = own[0].said if agreed else "the two orders disagree"
         return {"winner": winner, "score": WORTH[winner], "why": why}
@@ -50,8 +50,10 @@ def by_games(pairs: Sequence[Pair], games: Mapping[str, Sequence[Game]]) -> list
     return [{**_record(pair, judged), "games": [game.to_json() for game in games[pair.question.key]]} for pair in pairs]
 
 
-def _unclear(said: str) -> StellarError:
-    lines = said.split("\n")
+def _unclear(game: Game) -> StellarError:
+    if game.cut:
+        return RequestError(CUT, "the judgement was cut before its verdict: allow a longer one with --judge-max-tokens")
+    lines = game.said.split("\n")
     last = next((line for line in reversed(lines) if line.strip()), "")
     return RequestError(UNCLEAR, f"the judge's last line holds no verdict: {last.strip()[:_LONGEST]!r}")
 

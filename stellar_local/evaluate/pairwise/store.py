@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from ...console import warn
-from ...errors import StellarError
+from ...errors import StellarError, UsageError
 from ...files import atomic_text
 from ...records import to_line
 from ..results import FORMAT, Metric, Summary, log_path, read_log, write_summary
 from .agreement import agreement, majority
 from .outcome import figures, notes
+from .verdicts import TIE
 
 TASK = "compare"
 MAJORITY = "majority of the people"
 PEOPLE = "human"  # the kind of a judge who is no model
+_JUDGE = ("kind", "name", "model", "sha256")  # of a header: which judge it is
 
 Logged = tuple[Mapping[str, Any], list[dict[str, Any]]]
 
@@ -29,8 +31,9 @@ def keep(folder: Path, header: Mapping[str, Any], records: Sequence[Mapping[str,
     """Write a judge's log, and the summaries of all who judged these answers: this judge's first.
 
     `header` has the labels of `a` and `b`, and the judge's `kind` and `name`. Raises StellarError where they cannot be
-    written; each file is whole or as it was.
+    written, UsageError as `check_name` does; each file is whole or as it was.
     """
+    check_name(folder, header)
     _write_log(folder, header, records)
     own, judged = header["judge"]["name"], {one.get("pair") for one in records}
     logged = [
@@ -46,6 +49,24 @@ def keep(folder: Path, header: Mapping[str, Any], records: Sequence[Mapping[str,
         _write_log(folder, *together)
         logged.append(together)
     return [_summary(folder, one, logged) for one in logged]
+
+
+def check_name(folder: Path, header: Mapping[str, Any]) -> None:
+    """Raises UsageError where the judge's log would stand in the place of another's: files' names tell judges apart
+    less well than names do, and a model may be called as a person is.
+    """
+    path = _path(folder, header)
+    try:
+        found = read_log(path)[0] if path.exists() else header
+        others = [(found[side]["label"], header[side]["label"]) for side in ("a", "b")]
+        others += [(found["judge"].get(part), header["judge"].get(part)) for part in _JUDGE]
+        judge = found["judge"]["name"]
+    except (StellarError, KeyError, TypeError, AttributeError):
+        return  # nobody's
+    if any(one != other for one, other in others):
+        raise UsageError(
+            f"{path} holds what another judge has said, {judge}", "give this one another --judge-name, or another --out"
+        )
 
 
 def _label(header: Mapping[str, Any]) -> str:
@@ -78,17 +99,22 @@ def _logs(folder: Path, header: Mapping[str, Any]) -> list[Logged]:
 
 
 def _verdicts(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Who won, by what was judged: other answers to a question are something else."""
-    return {f"{one['key']} {one['pair']}": one["winner"] for one in records if "error" not in one}
+    """Who won, by what was judged: other answers to a question are something else, and equal ones nobody judged."""
+    return {_place(one): one["winner"] for one in records if "error" not in one and not one.get("same")}
+
+
+def _place(record: Mapping[str, Any]) -> str:
+    return f"{record['key']} {record['pair']}"
 
 
 def _together(header: Mapping[str, Any], people: Sequence[Logged]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What most people say, as if it were one more judge."""
     won = majority([_verdicts(records) for _, records in people])
-    places = {f"{one['key']} {one['pair']}": one for _, records in people for one in records if "error" not in one}
+    places = {_place(one): one for _, records in people for one in records if "error" not in one}
     kept = ("key", "language", "kind", "question", "a", "b", "pair", "same")
     records = [
-        {**{name: place[name] for name in kept if name in place}, "winner": won[key]} for key, place in places.items()
+        {**{name: place[name] for name in kept if name in place}, "winner": won.get(key, TIE)}
+        for key, place in places.items()
     ]
     names = [one["judge"]["name"] for one, _ in people]
     return {**header, "judge": {"kind": PEOPLE, "name": MAJORITY, "of": names}}, records

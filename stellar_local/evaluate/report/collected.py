@@ -205,7 +205,7 @@ def _is_sound(metric: Metric) -> bool:
 
 
 def _finite(metric: Metric) -> Metric:
-    """Without numbers that are none, and without an interval that has only one end or does not hold the value."""
+    """Without numbers that are none, and without an interval with one end, turned round, or of no value."""
     value, low, high = finite(metric.value), finite(metric.low), finite(metric.high)
     if value is None or low is None or high is None or low > high:
         low = high = None

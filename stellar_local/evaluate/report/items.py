@@ -6,9 +6,11 @@ Knows records; knows nothing of pages.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from ...texts import Texts
@@ -21,6 +23,7 @@ from .wording import LONGEST_ANSWER, LONGEST_QUESTION, clean, known, language_na
 # How many items of each language are shown: where models differ, where all are right, where all are wrong.
 _SHOWN = {"differ": 2, "right": 1, "wrong": 1, "other": 2}
 _MESSAGES, _LONGEST_NOTE = 3, 1000
+_REPEATED = re.compile(r"#\d+$")  # of a key: which of a question's answers it is
 
 Record = Mapping[str, Any]
 
@@ -62,39 +65,57 @@ def failures(run: Run) -> Failures | None:
 
 @dataclass(frozen=True)
 class Duel:
-    """One model against another on the items that both have answered.
+    """One model against another on the questions that both have answered.
 
-    `difference` is the mean of the second's value less the first's, with a 95% bootstrap interval; `p` that of the sign
-    test. Of items judged right or wrong (`kind` "share"), of those with a score alone ("score"), or of texts whose
-    likelihood was measured ("nats", a token: there less is better).
+    `difference` is the mean of the second's value less the first's, with a 95% bootstrap interval, None where there is
+    no spread to draw from; `p` that of the sign test. Of questions judged right or wrong (`kind` "share"), of those
+    with a score alone ("score"), or of texts whose likelihood was measured ("nats", a token: there less is better).
+    `condition` is how they were put, where a task puts its questions in several ways: a mode, or a system line.
     """
 
+    condition: str
     kind: str
     wins: int
     losses: int
     same: int
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float
 
 
 def duels(first: Run, second: Run) -> list[Duel]:
-    """The second run against the first; none where the logs have no items in common that are judged."""
-    values: dict[str, list[float]] = defaultdict(list)
-    for key, record in (second.records or {}).items():
-        other = (first.records or {}).get(key)
-        if other is None:
-            continue
-        (kind, one), (other_kind, before) = _value(record), _value(other)
-        if kind and kind == other_kind:
-            values[kind].append(one - before)
+    """The second run against the first, apart for each condition; none where they have no judged questions in common.
+
+    A question that was asked several times is one, with the mean of its values: its answers are not independent.
+    """
+    before, after = _questions(first), _questions(second)
+    changes: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for place, values in after.items():
+        if place in before:
+            changes[place[:2]].append(fmean(values) - fmean(before[place]))
     found = []
-    for kind, sign in (("share", 1), ("score", 1), ("nats", -1)):
-        if changes := values[kind]:
-            wins, losses = (sum(way * sign * one > 0 for one in changes) for way in (1, -1))
-            spread = mean_interval(changes)
-            found.append(Duel(kind, wins, losses, len(changes) - wins - losses, *spread, sign_test(wins, losses)))
+    for condition in dict.fromkeys(condition for condition, _ in changes):
+        for kind, sign in (("share", 1), ("score", 1), ("nats", -1)):
+            if own := changes.get((condition, kind)):
+                wins, losses = (sum(way * sign * one > 0 for one in own) for way in (1, -1))
+                mean, *ends = mean_interval(own)
+                low, high = ends if min(own) < max(own) else (None, None)
+                same = len(own) - wins - losses
+                found.append(Duel(condition, kind, wins, losses, same, mean, low, high, sign_test(wins, losses)))
+    return found
+
+
+def _questions(run: Run) -> dict[tuple[str, str, str], list[float]]:
+    """The values of each question's records, by condition, kind of value and question."""
+    found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for key, record in (run.records or {}).items():
+        kind, value = _value(record)
+        condition = _first([record], "mode") or _first([record], "system_line")
+        # Of a text whose likelihood was measured, what follows # is another part and no repetition.
+        question = _first([record], "id") or (key if kind == "nats" else _REPEATED.sub("", key))
+        if kind:
+            found[condition, kind, question].append(value)
     return found
 
 

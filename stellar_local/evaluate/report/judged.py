@@ -21,6 +21,7 @@ from .wording import known
 
 _SHOWN = {"a": 2, "b": 2, "tie": 1}  # items of each language, by who won
 _SIDES = ("a", "b")
+_MAJORITY = "majority of the people"  # the name under which a comparison keeps what most people say
 
 Record = Mapping[str, Any]
 
@@ -35,7 +36,7 @@ def judged_sections(collected: Collected, texts: Texts) -> list[Section]:
 
 def _section(number: int, runs: Sequence[Run], texts: Texts) -> Section:
     judges = [run.model for run in runs]
-    names = {one.identity: one.label for one in judges}
+    names = {run.model.identity: _judge(run, texts) for run in runs}
     figures = Figures(Models(tuple(judges), names, names), texts)
     comparison = Comparison(runs[0].task, tuple(runs))
     # A judge who finds for A more often is no better judge: nothing is marked.
@@ -53,6 +54,11 @@ def _section(number: int, runs: Sequence[Run], texts: Texts) -> Section:
         blocks += [Heading(texts("report.examples")), Text(texts("report.judged_rule")), *examples]
     title = texts("report.judged_title", task=task, first=first, second=second)
     return Section(f"judged-{number}", title, tuple(blocks))
+
+
+def _judge(run: Run, texts: Texts) -> str:
+    """What a judge is called: by the name that was given, or, of many people at once, in the page's language."""
+    return texts("report.majority") if run.model.label == _MAJORITY else run.model.label
 
 
 def _examples(runs: Sequence[Run], texts: Texts) -> list[Example]:
@@ -84,8 +90,9 @@ def _example(key: str, record: Record, runs: Sequence[Run], texts: Texts) -> Exa
 def _told(run: Run, key: str, side: str, texts: Texts) -> str:
     """What one judge found, from one side's view."""
     winner = (run.records or {}).get(key, {}).get("winner")
+    judge = _judge(run, texts)
     if winner == "tie":
-        return texts("report.tie", judge=run.model.label)
+        return texts("report.tie", judge=judge)
     if winner == side:
-        return texts("report.better_answer", judge=run.model.label)
-    return texts("report.worse_answer", judge=run.model.label) if winner in _SIDES else ""
+        return texts("report.better_answer", judge=judge)
+    return texts("report.worse_answer", judge=judge) if winner in _SIDES else ""

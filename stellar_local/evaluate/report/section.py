@@ -60,8 +60,9 @@ def _duels(comparison: Comparison, models: Models, texts: Texts) -> list[Block]:
     for first, second in models.pairs(comparison.runs):
         for duel in duels(first, second):
             title = texts("report.against", first=models.name(first.model), second=models.name(second.model))
-            kind = by[duel.kind]
-            rows.append(Row(Cell(title, note=kind, series=models.index(second.model)), _duel(duel)))
+            how = known(texts, "group", duel.condition) if duel.condition else ""
+            note = " · ".join(filter(None, (how, by[duel.kind])))
+            rows.append(Row(Cell(title, note=note, series=models.index(second.model)), _duel(duel)))
     if not rows:
         return []
     keys = (

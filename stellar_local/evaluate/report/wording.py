@@ -16,6 +16,7 @@ LONGEST_ANSWER, LONGEST_QUESTION = 900, 1200  # characters shown of one text
 # XML and HTML have no place for these, escaped or not; half characters have none in UTF-8.
 _NOWHERE = re.compile("[\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]|[\U0001fffe-\U0001ffff]|[\U0010fffe-\U0010ffff]")
 _LONGEST_NAME = 200
+_LAST_NUMBER = re.compile(r"\d+(?!.*\d)")
 
 
 def clean(text: str) -> str:
@@ -77,7 +78,8 @@ def interval_text(low: float | None, high: float | None, kind: str) -> str:
 def known(texts: Texts, section: str, text: str, fallback: str = "") -> str:
     """The interface's own words for a name that a task has given, or else the name as it is, made readable.
 
-    `section` says what it is the name of: "task", "about" (a sentence on a task), "metric" or "group".
+    The last number of a name may vary: the catalogue has "n" in its place. `section` says what it is the name of:
+    "task", "about" (a sentence on a task), "metric" or "group".
     """
     slug = re.sub("[^a-z0-9]+", "_", text.lower().replace("'", "")).strip("_")
     keys = {
@@ -86,8 +88,11 @@ def known(texts: Texts, section: str, text: str, fallback: str = "") -> str:
         "metric": f"metric.{slug}",
         "group": f"group.{slug}",
     }
-    if texts.has(keys[section]):
-        return texts(keys[section])
+    key = keys[section]
+    if texts.has(key):
+        return texts(key)
+    if (last := _LAST_NUMBER.search(key)) and texts.has(any_number := _LAST_NUMBER.sub("n", key)):
+        return texts(any_number, n=last[0])
     plain = name(text.replace("_", " "))
     return fallback or (plain[:1].upper() + plain[1:] if plain.islower() else plain)
 

@@ -20,6 +20,8 @@ from ..results import Metric
 from ..text_scores import Score, bleu, chrf, length_ratio, require_sacrebleu, sentence_bleu, sentence_chrf
 from .triples import Reference
 
+_RULES = 1  # of how rows are read and answers scored, which a log depends on
+
 
 class FreeText:
     """The references, answered with `sampling` under `system` (None: the template's own line)."""
@@ -36,7 +38,7 @@ class FreeText:
     ) -> None:
         require_sacrebleu()
         self.data = list(paths)
-        self.settings: Mapping[str, Any] = {"sampling": asdict(sampling), "system": system}
+        self.settings: Mapping[str, Any] = {"sampling": asdict(sampling), "system": system, "rules": _RULES}
         self._references, self._sampling, self._system = references, sampling, system
         self._left_out = left_out
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...tables.language import main_language
+from ...tables.language import main_language, named_language
 from ..json_rows import Broken, read_rows, text_of
 
 _HINT = (
@@ -41,11 +41,12 @@ def read_references(paths: Sequence[Path]) -> tuple[list[Reference], list[Broken
 def _reference(row: dict[str, Any]) -> Reference:
     """Raises BrokenRowError."""
     output = text_of(row, "output")
+    language = text_of(row, "language", required=False).strip()
     given = [text_of(row, key, required=False) for key in _KINDS]
     return Reference(
         instruction=text_of(row, "instruction"),
         input=text_of(row, "input", required=False),
         output=output,
-        language=text_of(row, "language", required=False) or main_language(output),
+        language=named_language(language) or language or main_language(output),
         kind=next(filter(None, given), ""),
     )
