@@ -32,7 +32,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/stellar quickstart --dir demo
 
 # These tests compute, each on one core: two at a time. The others wait for terminals and count what threads do.
-TWO_AT_A_TIME := $(addprefix tests/,train convert engine native plan render)
+TWO_AT_A_TIME := $(addprefix tests/,train convert engine native plan render evaluate tables)
 
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest $(TWO_AT_A_TIME:%=--ignore %)

@@ -282,7 +282,7 @@ def test_bad_input_is_a_sentence(imatrix: Stellar, spm_model: Path, tmp_path: Pa
 
 
 def test_what_is_read_is_not_written_over(tmp_path: Path, spm_model: Path) -> None:
-    """Neither the model nor a text, by its own name or through a link; and no file of another's is taken for a state."""
+    """Neither the model nor a text, by its own name or by a link; and no file of others is taken for a state."""
     model, text = tmp_path / "m.gguf", tmp_path / "t.txt"
     model.write_bytes(spm_model.read_bytes())
     text.write_text("A star. " * 200)
