@@ -165,6 +165,17 @@ def test_an_answer_of_nothing_and_one_that_was_cut() -> None:
         assert endpoint(server.url, []).ask("?") == Judgement("[[A]]")
 
 
+@pytest.mark.parametrize("count", [-5, 10**400, 1.5, True, "7", None, 10**12 + 1])
+def test_counts_that_are_none_are_nothing(count: object) -> None:
+    said = completion("[[A]]", prompt=10**12)
+    usages = [{"prompt_tokens": 10**12, "completion_tokens": count}, count]
+    replies = [Reply(body={**said.body, "usage": usage}) for usage in usages]
+    with judge_server(in_turn(*replies)) as server:
+        one = endpoint(server.url, [])
+        assert one.ask("?") == Judgement("[[A]]", False, 10**12, 0)
+        assert one.ask("?") == Judgement("[[A]]", False, 0, 0)
+
+
 @pytest.mark.parametrize(
     "url", ["", "api.openai.com/v1", "ftp://x/v1", "http://", "http://u:p@x/v1", "http://x:y/v1", "https://x/v1?key=1"]
 )

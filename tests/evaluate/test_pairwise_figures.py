@@ -241,3 +241,34 @@ def test_no_judge_overwrites_another(one: dict[str, Any], other: dict[str, Any],
     assert "--judge-name" in failed.value.hint
     assert kept.path.with_suffix(".jsonl").read_bytes() == before
     keep(tmp_path, one, records("abab"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"winner": None},
+        {"winner": ["a"]},
+        {"pair": None},
+        {"pair": []},
+        {"error": True},
+        {"error": {"type": 1}},
+        {"games": 1},
+        {"games": [{}]},
+        {"games": [{"order": "ab", "winner": "a", "score_a": "9"}]},
+    ],
+)
+def test_records_changed_by_hand_are_told_of_and_left_out(
+    change: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(tmp_path, header("anna"), records("aabb"))
+    (path,) = tmp_path.glob("compare--*.jsonl")
+    first, second, *others = path.read_text(encoding="utf-8").splitlines()
+    changed = {name: value for name, value in {**json.loads(second), **change}.items() if value is not None}
+    judge = {"judge": {**json.loads(first)["judge"], "usage": {"prompt_tokens": 10**400, "cost": 10**400}}}
+    path.write_text(
+        "\n".join(map(json.dumps, [{**json.loads(first), **judge}, changed])) + "\n" + "\n".join(others) + "\n"
+    )
+    found = keep(tmp_path, header("bo"), records("aabb"))
+    assert "damaged records are left out: 1" in capsys.readouterr().err
+    share = by_name(found[0].metrics)["anna  agreement"]
+    assert (share.value, share.n) == (1.0, 3)

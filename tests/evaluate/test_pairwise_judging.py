@@ -198,8 +198,9 @@ def test_a_key_that_is_refused_ends_it_at_once() -> None:
 
 def test_an_endpoint_that_fails_and_fails_is_given_up() -> None:
     with judge_server(lambda _: Reply(418, b"no")) as server:
-        with pytest.raises(Unusable, match="8 judgements in a row failed.*418"):
+        with pytest.raises(Unusable, match="8 judgements in a row failed.*418") as failed:
             judged_over(server, 500)
+        assert "--endpoint" in failed.value.hint
         assert len(server.requests) < 500
 
 
@@ -229,6 +230,34 @@ def test_a_signal_ends_it_when_what_is_in_hand_is_done() -> None:
     assert code == ExitCode.INTERRUPTED
     assert {key: one.text for key, one in found.items() if isinstance(one, Judgement)} == {"1": "ok", "2": "late"}
     assert "0" not in found
+
+
+def test_an_empty_answer_is_none_and_is_asked_for_again(tmp_path: Path) -> None:
+    """Whether it came now or was kept by an earlier version; a verdict that is none stays, and is not asked again."""
+    silent = FairJudge(says=lambda prompt: " " if "\n2?\n" in prompt else "Well.")
+    judged = judge_pairs(PAIRS, silent, tmp_path)
+    assert (judged.asked, judged.left) == (4, 2)
+    assert winners(by_games(PAIRS, judged.games))["q:2"] == "not_judged"
+    assert winners(by_games(PAIRS, judged.games))["q:1"] == "unclear"
+    (log,) = tmp_path.glob("judgements--*.jsonl")
+    text = log.read_text(encoding="utf-8").replace('"Well."', '""', 1).replace('"Well."', "7", 1)
+    log.write_text(text.replace('"prompt_tokens": 10', f'"prompt_tokens": {10**400}', 3), encoding="utf-8")
+    assert judge_pairs(PAIRS, FairJudge(), tmp_path, offline=True).left == 4
+    again = FairJudge(says=lambda _: "Well.")
+    judged = judge_pairs(PAIRS, again, tmp_path)
+    assert (len(again.prompts), judged.asked, judged.kept, judged.left) == (4, 4, 2, 0)
+    assert judged.prompt_tokens == 50  # of the two that were kept, one has a count that is none
+
+
+@pytest.mark.parametrize("usage", [True, [1], "x", {"prompt_tokens": -1}, {"prompt_tokens": 10**400}])
+def test_kept_counts_that_are_none_are_nothing(usage: Any, tmp_path: Path) -> None:
+    judge_pairs(PAIRS[:1], FairJudge(), tmp_path)
+    (log,) = tmp_path.glob("judgements--*.jsonl")
+    header, *lines = log.read_text(encoding="utf-8").splitlines()
+    changed = [json.dumps({**json.loads(line), "usage": usage, "max_tokens": "x"}) for line in lines]
+    log.write_text("\n".join([header, *changed]) + "\n", encoding="utf-8")
+    judged = judge_pairs(PAIRS[:1], FairJudge(), tmp_path)
+    assert (judged.kept, judged.prompt_tokens, judged.completion_tokens) == (2, 0, 0)
 
 
 # The whole command.
@@ -292,6 +321,37 @@ def test_the_command_with_an_endpoint_and_without_a_network(
     header, records = read_log(folder / "evaluation" / "compare--old_vs_new_gpt.jsonl")
     assert header["judge"]["model"] == "gpt"
     assert [(one["key"], one.get("winner")) for one in records] == [("q:1", "b"), ("q:2", "b"), ("q:3", None)]
+
+
+def test_a_judge_that_says_nothing_or_refuses_is_told_in_one_sentence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "new.jsonl").write_text((folder / "old.jsonl").read_text().replace("bad", "good"))
+    answers: list[Reply] = [Reply(401, {"error": {"message": "no"}})]
+    with judge_server(lambda _: answers[0]) as server:
+        over = ["--judge", "openai", "--endpoint", server.url, "--judge-model", "gpt", "--workers", "1"]
+        assert main([*COMPARE, *over]) == 1
+        told = capsys.readouterr().err
+        assert "not judged yet" not in told
+        assert "gpt: 6 judgements missing" in told
+        assert "the endpoint answers 401: no" in told
+        assert main([*COMPARE, *over, "--offline"]) == 1
+        told = capsys.readouterr().err
+        assert "not judged yet" not in told
+        assert "has judged nothing: 6 judgements missing" in told
+        answers[0] = completion(None)
+        for _ in range(2):  # it is asked again
+            before = len(server.requests)
+            assert main([*COMPARE, *over]) == 1
+            assert len(server.requests) == before + 6
+            assert "the judge's answer is empty" in capsys.readouterr().err
+        answers[0] = completion("Well.")
+        for asked in (6, 0):
+            before = len(server.requests)
+            assert main([*COMPARE, *over]) == 1  # not one verdict
+            assert len(server.requests) == before + asked
+            assert "holds no verdict" in capsys.readouterr().err
 
 
 def test_the_command_killed_and_gone_on_with(stellar: Stellar, folder: Path) -> None:
@@ -371,7 +431,7 @@ def test_models_answer_turn_by_turn_and_a_local_model_judges(stellar: Stellar, f
     log.write_text(cut, encoding="utf-8")
     judge = ["--judge", spm_folder / "tiny-F32.gguf", "--judge-max-tokens", "16", "--judge-name", "tiny"]
     done = stellar(*command, *judge)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr  # there is not one verdict
     assert "2 of 5 questions were answered before" in done.stderr
     answers = {one["key"]: one["answers"] for one in read_log(log)[1]}
     assert {key: len(value) for key, value in answers.items()} == {f"q:{n}": 1 + n % 3 for n in range(5)}

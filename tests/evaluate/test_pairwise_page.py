@@ -118,6 +118,19 @@ def test_a_vote_on_other_answers_does_not_count(begin: Open) -> None:
     assert begin().ballots.number == 2  # each answers' vote stays
 
 
+def test_a_vote_changed_by_hand_does_not_count(begin: Open) -> None:
+    page = begin()
+    page.press("1")
+    (vote,) = page.ballots._log.done.values()
+    for name in ("winner", "choice", "left"):
+        kept = vote.pop(name)
+        assert begin().ballots.number == 1
+        vote[name] = [kept]
+        assert begin().ballots.number == 1
+        vote[name] = kept
+    assert begin().ballots.number == 2
+
+
 def test_arrows_that_scroll_never_vote(begin: Open, tmp_path: Path) -> None:
     page = begin()
     for key in ("left", "right", "up", "down"):
@@ -217,7 +230,7 @@ def test_judging_in_a_terminal(compare: Callable[..., Pty], stellar: Stellar) ->
     terminal.wait_for("Question 3 of 3.*│")
     terminal.type("q")
     assert terminal.exit_code() == 0
-    assert "1 questions are still to be judged" in terminal.screen()
+    assert "1 question still to be judged" in terminal.screen()
     assert "win rate" not in terminal.screen()  # blind to the end
     assert [one["choice"] for one in log_of(stellar.cwd)] == ["left", "tie"]
     assert b"\x1b[?1049l" in terminal.output  # the screen of before is back
@@ -230,14 +243,19 @@ def test_judging_in_a_terminal(compare: Callable[..., Pty], stellar: Stellar) ->
 
 
 def test_ctrl_c_and_sigterm_keep_the_votes_and_the_terminal(compare: Callable[..., Pty], stellar: Stellar) -> None:
-    for name, end in (("c", lambda one: one.type("\x03")), ("t", lambda one: os.kill(one.pid, signal.SIGTERM))):
+    ends = (
+        ("c", lambda one: one.type("\x03"), 130),
+        ("i", lambda one: os.kill(one.pid, signal.SIGINT), 130),
+        ("t", lambda one: os.kill(one.pid, signal.SIGTERM), 143),
+    )
+    for name, end, code in ends:
         terminal = compare("--judge-name", name)
         terminal.wait_for("Question 1 of 3")
         terminal.type("3")
         terminal.wait_for("Question 2 of 3")
         end(terminal)
         terminal.wait_for("still to be judged")
-        assert terminal.exit_code() == 0
+        assert terminal.exit_code() == code
         assert len(log_of(stellar.cwd, name)) == 1
         assert b"\x1b[?1049l" in terminal.output
 

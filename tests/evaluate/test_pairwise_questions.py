@@ -96,6 +96,26 @@ def test_several_files_and_a_limit(tmp_path: Path) -> None:
     assert more[:8] == questions
 
 
+def test_keys_are_unique_whatever_files_are_called(tmp_path: Path) -> None:
+    one, other = tmp_path / "a" / "x", tmp_path / "b" / "x"
+    for folder in (one, other):
+        folder.mkdir(parents=True)
+    row = {"question_id": 1, "text": "?"}
+    paths = [write(one / "q.jsonl", row), write(other / "q.jsonl", row), write(one / "q.json", row)]
+    questions, broken = read_questions(paths)
+    assert {question.key for question in questions} == {"1:q.jsonl:1", "2:q.jsonl:1", "q.json:1"}
+    assert broken == 0
+    assert [question.key for question in read_questions(paths[:1])[0]] == ["q:1"]
+
+
+def test_an_id_that_makes_anothers_key_is_broken(tmp_path: Path) -> None:
+    first = write(tmp_path / "q", {"id": "x:1", "text": "?"})
+    second = write(tmp_path / "q:x", {"id": "1", "text": "?"}, {"id": "2", "text": "?"})
+    questions, broken = read_questions([first, second])
+    assert {question.key for question in questions} == {"q:x:1", "q:x:2"}
+    assert broken == 1
+
+
 @pytest.mark.skipif(not BAYLING.exists(), reason="BayLing-80 is not here")
 def test_bayling_80_as_published() -> None:
     questions, broken = read_questions(sorted(BAYLING.glob("*.jsonl")))

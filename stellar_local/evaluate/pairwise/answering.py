@@ -121,7 +121,10 @@ def _known(log: Log, question: Question) -> tuple[str, ...]:
 def _answers(record: Mapping[str, Any] | None, question: Question) -> tuple[str, ...]:
     if not record or record.get("asked") != _digest(question):
         return ()
-    return tuple(record["answers"])[: len(question.turns)]
+    answers = record.get("answers")
+    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+        return ()  # changed by hand: it is asked again
+    return tuple(answers)[: len(question.turns)]
 
 
 def stored_answers(path: Path, questions: Sequence[Question]) -> dict[str, Reply]:
@@ -132,7 +135,9 @@ def stored_answers(path: Path, questions: Sequence[Question]) -> dict[str, Reply
         record = records.get(question.key, {})
         answers = _answers(record, question)
         if "error" in record:
-            replies[question.key] = RequestError(record["error"]["type"], record["error"]["message"])
+            error = record["error"] if isinstance(record["error"], dict) else {}
+            message = str(error.get("message", "it failed"))
+            replies[question.key] = RequestError(str(error.get("type", "no_answer")), message)
         elif len(answers) < len(question.turns):
             replies[question.key] = RequestError("no_answer", "it is not answered yet")
         else:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..results import Log
 from .pairs import Pair
-from .verdicts import TIE
+from .verdicts import TIE, A, B
 
 LEFT, RIGHT, EQUAL, BOTH_BAD = "left", "right", "tie", "both_bad"
 CHOICES = (LEFT, RIGHT, EQUAL, BOTH_BAD)
@@ -91,8 +91,15 @@ class Ballots:
 
 
 def vote_on(pair: Pair, votes: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Of votes by their keys, the one that was given on just these answers."""
-    return votes.get(_place(pair))
+    """Of votes by their keys, the one that was given on just these answers, if it is whole."""
+    vote = votes.get(_place(pair))
+    return vote if vote and is_whole(vote) else None
+
+
+def is_whole(vote: Mapping[str, Any]) -> bool:
+    """Whether a vote says all that it should; one that was changed by hand may not."""
+    known = {"winner": (A, TIE, B), "choice": CHOICES, "left": (A, B)}
+    return all(vote.get(name) in values for name, values in known.items())
 
 
 def _place(pair: Pair) -> str:

@@ -28,7 +28,7 @@ from ..flags import command_line, sampling_of
 from ..results import Summary, log_path, open_log, read_log
 from ..subject import known_hash, subjects, surroundings
 from ..tables import compared
-from .ballots import Ballots, vote_on
+from .ballots import Ballots, is_whole, vote_on
 from .contestants import Contestant, Terms, contestants, now
 from .endpoint import Endpoint
 from .judges import EndpointJudge, LocalJudge
@@ -38,10 +38,14 @@ from .pairs import Pair, paired
 from .questions import read_questions
 from .records import by_games, by_votes, unanswered
 from .store import MAJORITY, PEOPLE, TASK, check_name, keep
-from .verdicts import ORDERS
+from .verdicts import NOT_YET, ORDERS
 
 _LONGEST = 1024  # tokens of an answer, as FastChat's
 _MOST_ERRORS = 5  # that are told one by one
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 class Comparison:
@@ -51,6 +55,7 @@ class Comparison:
         self._paths, self._given, self._out = paths, given, given["out"]
         self._judge = given["judge"] or ("" if given["answers_only"] else PEOPLE)
         self._to_judge = 0  # questions that a person has left
+        self._closed: ExitCode | None = None  # the signal that closed a person's page
         self._check()
         runs = {*specs(RuntimeOptions), *specs(SamplingOptions)}
         self._setup = Setup({name: value for name, value in given.items() if name in runs}, given["verbose"])
@@ -94,16 +99,21 @@ class Comparison:
             records, about, judged = self._by_people(pairs, sides)
         else:
             records, about, judged = self._by_model(judge, pairs, sides)
-            self._tell({one["key"]: one["error"]["message"] for one in records if "error" in one})
+            errors = {one["key"]: one["error"]["message"] for one in records if "error" in one}
+            self._tell({key: message for key, message in errors.items() if message != NOT_YET})
         order = {question.key: number for number, question in enumerate(self._questions)}
         records = sorted([*records, *unanswered(self._questions, missing)], key=lambda record: order[record["key"]])
         summaries = keep(self._out, self._header(sides, about), records)
         if self._to_judge:  # who wins so far would no longer be blind
-            say(f"{about['name']}: {self._to_judge} questions are still to be judged: run the same command again")
+            left = _counted(self._to_judge, "question")
+            say(f"{about['name']}: {left} still to be judged: run the same command again")
             say(f"figures are shown when all are; stellar eval report {self._out} shows them before")
         else:
             self._show(summaries, sides)
-        return self._ended(judged, bool(missing))
+        if self._to_judge and self._closed:
+            return self._closed
+        decided = any("error" not in record for record in records)
+        return self._ended(judged, bool(missing) or (judged is not None and not decided))
 
     def _by_people(
         self, pairs: Sequence[Pair], sides: Sequence[Contestant]
@@ -119,8 +129,10 @@ class Comparison:
         header = {"task": "votes", "model": {"label": label}, "judge": name, "seed": seed}
         to_judge = [pair for pair in pairs if not pair.same]
         with open_log(path, header) as log:
+            if damaged := sum(not is_whole(vote) for vote in log.done.values()):
+                warn(f"{path}: {_counted(damaged, 'vote')} damaged and left out")
             ballots = Ballots(to_judge, log, name, seed)
-            show(ballots, self._setup.options(ChatOptions).ui_lang or language_of())
+            self._closed = show(ballots, self._setup.options(ChatOptions).ui_lang or language_of())
             votes = dict(log.done)
             self._to_judge = sum(vote_on(pair, votes) is None for pair in to_judge)
         return by_votes(pairs, votes), about, None
@@ -142,12 +154,17 @@ class Comparison:
         check_name(self._out, self._header(sides, about))
         judged = judge_pairs(pairs, judge, self._out, given["scoring"], orders, given["offline"])
         if not judged.asked + judged.kept and judged.left:  # there is nothing to show, and earlier figures stay
-            self._tell({key: games[0].said for key, games in judged.games.items() if games})
+            said = {key: [game.said for game in games if game.said != NOT_YET] for key, games in judged.games.items()}
+            self._tell({key: messages[0] for key, messages in said.items() if messages})
+            left = f"{_counted(judged.left, 'judgement')} missing"
+            if judged.stopped:
+                say(f"{judge.name}: {left}")
+                raise judged.stopped
             if judged.code:
                 say("interrupted: to go on, run the same command again")
                 raise SystemExit(judged.code)
             hint = "run it without --offline" if given["offline"] else "see the messages above, and run it again"
-            raise judged.stopped or StellarError(f"{judge.name} has judged nothing", hint)
+            raise StellarError(f"{judge.name} has judged nothing: {left}", hint)
         usage: dict[str, Any] = {
             "judgements": judged.asked + judged.kept,
             "prompt_tokens": judged.prompt_tokens,
@@ -236,11 +253,11 @@ class Comparison:
         if judged.code:
             say("interrupted: to go on, run the same command again")
             return judged.code
-        if judged.stopped:
-            raise judged.stopped
         if judged.left:
             how = "without --offline" if self._given["offline"] else "again"
-            say(f"{judged.left} judgements are missing: run the same command {how}")
+            say(f"{_counted(judged.left, 'judgement')} missing: run the same command {how}")
+        if judged.stopped:
+            raise judged.stopped
         return self._code(missing or judged.left > 0)
 
     def _code(self, failed: bool) -> ExitCode:

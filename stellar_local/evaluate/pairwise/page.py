@@ -6,6 +6,7 @@ terminals and ballots; knows no model's name, so that it can show none.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, TextIO
 
 from ...console import cells, cut, fitted, folded, is_dumb, one_line, printable
-from ...errors import StellarError, UsageError
+from ...errors import ExitCode, StellarError, UsageError
 from ...interrupts import caught
 from .ballots import BOTH_BAD, EQUAL, LEFT, RIGHT, Ballots
 from .pairs import Pair
@@ -174,8 +175,9 @@ def possible() -> bool:
     return sys.stdin.isatty() and _screen().isatty() and not is_dumb()
 
 
-def show(ballots: Ballots, language: str) -> None:
-    """Let a person judge until all pairs are or the page is closed; every vote is in the log by then.
+def show(ballots: Ballots, language: str) -> ExitCode | None:
+    """Let a person judge until all pairs are or the page is closed; every vote is in the log by then. Returns the code
+    of the signal or Ctrl-C that closed it, None where none did.
 
     Raises UsageError without a terminal, StellarError where a vote cannot be written, after the page has closed.
     """
@@ -186,8 +188,12 @@ def show(ballots: Ballots, language: str) -> None:
         )
     page = Page(ballots, language)
     failed: list[StellarError] = []
+    ended: list[ExitCode] = []
 
     def press(key: str) -> bool:
+        if key == "c-c":
+            ended.append(ExitCode.INTERRUPTED)
+            return True
         try:
             return page.press(key)
         except StellarError as error:
@@ -196,7 +202,8 @@ def show(ballots: Ballots, language: str) -> None:
 
     application = _application(page, press)
 
-    def end(_: int) -> None:
+    def end(number: int) -> None:
+        ended.append(ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED)
         if application.loop:
             application.loop.call_soon_threadsafe(_close, application)
 
@@ -205,6 +212,7 @@ def show(ballots: Ballots, language: str) -> None:
             application.run(handle_sigint=False)
     if failed:
         raise failed[0]
+    return ended[0] if ended else None
 
 
 def _close(application: Application[None]) -> None:
@@ -276,6 +284,6 @@ def _application(page: Page, press: Callable[[str], bool]) -> Application[None]:
         bind(name, name.lower())
     for number, name in enumerate("１２３４", 1):  # a Chinese input method's digits
         bind(name, str(number))
-    for name in ("c-c", "c-d"):
-        bind(name, "q")
+    bind("c-c", "c-c")
+    bind("c-d", "q")
     return Application(Layout(layout), key_bindings=bindings, full_screen=True, input=open_keyboard(), output=screen)

@@ -14,7 +14,7 @@ from .ballots import vote_on
 from .outcome import WORTH
 from .pairs import Pair
 from .questions import Question
-from .verdicts import CUT, ERROR, TIE, UNCLEAR, Game, winner_of
+from .verdicts import CUT, ERROR, NOT_YET, TIE, UNCLEAR, Game, winner_of
 
 Record = dict[str, Any]
 _SAME = {"winner": TIE, "score": 0.5, "why": "both said the same"}
@@ -27,7 +27,7 @@ def by_votes(pairs: Sequence[Pair], votes: Mapping[str, Mapping[str, Any]]) -> l
     def judged(pair: Pair) -> Record:
         vote = vote_on(pair, votes)
         if vote is None:
-            raise RequestError("not_judged", "it is not judged yet")
+            raise RequestError("not_judged", NOT_YET)
         why = "both are bad" if vote["choice"] == "both_bad" else ""
         return {"winner": vote["winner"], "score": WORTH[vote["winner"]], "why": why, "left": vote["left"]}
 
@@ -41,7 +41,7 @@ def by_games(pairs: Sequence[Pair], games: Mapping[str, Sequence[Game]]) -> list
         own = games[pair.question.key]
         winner = winner_of(own)
         if winner in (ERROR, UNCLEAR):
-            first = next(game for game in own if game.winner == winner)
+            first = min((game for game in own if game.winner == winner), key=lambda game: game.said == NOT_YET)
             raise RequestError("not_judged", first.said) if winner == ERROR else _unclear(first)
         agreed = len({game.winner for game in own}) == 1
         why = own[0].said if agreed else "the two orders disagree"

@@ -6,7 +6,7 @@ figures; knows no judge.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ from ...files import atomic_text
 from ...records import to_line
 from ..results import FORMAT, Metric, Summary, log_path, read_log, write_summary
 from .agreement import agreement, majority
-from .outcome import figures, notes
-from .verdicts import TIE
+from .endpoint import count_of
+from .outcome import WORTH, figures, notes
+from .verdicts import ORDERS, TIE
 
 TASK = "compare"
 MAJORITY = "majority of the people"
 PEOPLE = "human"  # the kind of a judge who is no model
+_MOST_SCORE = 10.0
+_MOST_COST = 1e12
 _JUDGE = ("kind", "name", "model", "sha256")  # of a header: which judge it is
 
 Logged = tuple[Mapping[str, Any], list[dict[str, Any]]]
@@ -89,13 +92,45 @@ def _logs(folder: Path, header: Mapping[str, Any]) -> list[Logged]:
         try:
             other, records = read_log(path)
             same = all(other[side]["label"] == header[side]["label"] for side in ("a", "b"))
-            if same and other["task"] == TASK and other["judge"]["kind"]:
-                found.append((other, records))
+            if same and other["task"] == TASK and other["judge"]["kind"] and isinstance(other["judge"]["name"], str):
+                whole = [record for record in records if _is_whole(record)]
+                if damaged := len(records) - len(whole):
+                    warn(f"{path}: damaged records are left out: {damaged}")
+                found.append((other, whole))
         except StellarError as error:
             warn(f"{error.message}; it is left out")
         except (KeyError, TypeError):
             continue  # another kind of log
     return found
+
+
+def _is_whole(record: Mapping[str, Any]) -> bool:
+    """Whether a record says what figures are made of; one that was changed by hand may not."""
+    if not isinstance(record.get("pair", ""), str):
+        return False
+    if "error" in record:
+        error = record["error"]
+        return isinstance(error, dict) and isinstance(error.get("type"), str)
+    games = record.get("games", [])
+    return (
+        _is_one_of(record.get("winner"), WORTH)
+        and "pair" in record
+        and isinstance(games, list)
+        and all(map(_is_game, games))
+    )
+
+
+def _is_game(game: Any) -> bool:
+    if not isinstance(game, dict):
+        return False
+    if not (isinstance(game.get("winner"), str) and _is_one_of(game.get("order"), ORDERS)):
+        return False
+    scores = [game[name] for name in ("score_a", "score_b") if name in game]
+    return all(type(score) in (int, float) and 0 <= score <= _MOST_SCORE for score in scores)
+
+
+def _is_one_of(value: Any, known: Iterable[str]) -> bool:
+    return isinstance(value, str) and value in known
 
 
 def _verdicts(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -132,7 +167,7 @@ def _summary(folder: Path, one: Logged, judges: Sequence[Logged]) -> Summary:
         others["the majority of the others"] = majority(list(others.values()))
     for name, verdicts in others.items():
         metrics += _agreed(name, _verdicts(records), verdicts)
-    metrics += _cost(header["judge"].get("usage", {}))
+    metrics += _cost(header["judge"].get("usage"))
     stored = {name: value for name, value in header.items() if name != "stellar_eval"}
     stored["model"] = {"label": _label(header)}
     said = notes(records, header["a"]["label"], header["b"]["label"])
@@ -154,15 +189,16 @@ def _agreed(name: str, own: Mapping[str, str], other: Mapping[str, str]) -> list
     return metrics
 
 
-def _cost(usage: Mapping[str, Any]) -> list[Metric]:
+def _cost(stored: Any) -> list[Metric]:
     """What the judgements cost, in tokens and, where prices were given, in money."""
+    usage = stored if isinstance(stored, dict) else {}
     names = {"prompt_tokens": "judge, prompt tokens", "completion_tokens": "judge, completion tokens"}
     metrics = [
-        Metric(label, usage[name], kind="count", better="lower", n=usage["judgements"])
+        Metric(label, tokens, kind="count", better="lower", n=count_of(usage.get("judgements")))
         for name, label in names.items()
-        if usage.get(name)
+        if (tokens := count_of(usage.get(name)))
     ]
-    if usage.get("cost") is not None:
-        text = f"{usage['cost']:.4f}"
-        metrics.append(Metric("judge, cost", usage["cost"], kind="text", better="lower", text=text))
+    cost = usage.get("cost")
+    if isinstance(cost, (int, float)) and not isinstance(cost, bool) and 0 <= cost <= _MOST_COST:
+        metrics.append(Metric("judge, cost", cost, kind="text", better="lower", text=f"{cost:.4f}"))
     return metrics
