@@ -76,4 +76,7 @@ def test_the_wheel_holds_our_packages_only(wheel: Path) -> None:
         names = archive.namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"stellar_local", "convert", "train"}
     assert "stellar_local/py.typed" in names
+    beside = [path for path in (ROOT / "stellar_local").rglob("*") if path.suffix in (".json", ".jsonl", ".css")]
+    assert len(beside) >= 4
+    assert {path.relative_to(ROOT).as_posix() for path in beside} <= set(names)
     assert sum(name.startswith("train/data/") for name in names) == len(list((ROOT / "train" / "data").glob("*.jsonl")))

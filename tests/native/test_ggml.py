@@ -84,7 +84,7 @@ def test_the_first_calls_may_come_from_many_threads() -> None:
 @pytest.mark.parametrize("kind", list(GgmlType))
 def test_types_that_need_importance(kind: GgmlType) -> None:
     """At least those on which ggml would abort, by its own word."""
-    if ggml._library().ggml_quantize_requires_imatrix(int(kind)) & 1:
+    if ggml.base_library().ggml_quantize_requires_imatrix(int(kind)) & 1:
         assert kind in ggml.NEED_IMPORTANCE
     if kind in ggml.NEED_IMPORTANCE:
         with pytest.raises(ValueError, match=f"{kind.name} needs the importance"):
