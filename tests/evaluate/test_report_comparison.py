@@ -17,7 +17,9 @@ from stellar_local.evaluate.report.blocks import Example, Point, Points, Scale
 from stellar_local.evaluate.report.charts import points
 from stellar_local.evaluate.report.collected import Model, Run, collect
 from stellar_local.evaluate.report.comparison import Line, compare, order_models
+from stellar_local.evaluate.report.document import build
 from stellar_local.evaluate.report.items import duels, examples, failures
+from stellar_local.evaluate.report.markdown import markdown
 from stellar_local.evaluate.report.wording import interval_text, nice_ticks, number
 from stellar_local.evaluate.results import Metric, read_log
 from stellar_local.texts import Texts
@@ -183,6 +185,19 @@ def test_other_data_or_settings_stand_apart(tmp_path: Path) -> None:
     assert parts[1].apart == ("sampling.max_tokens: 9", f"data d: {'b' * 12}…")
     assert parts[2].apart[0] == "sampling.max_tokens: 8"
     assert len({part.id for part in parts}) == 3
+
+
+def test_base_and_tuned_stand_side_by_side_each_under_its_own_template(tmp_path: Path) -> None:
+    """A base under --template, a tuned model under the one it brings, each level against its own reference."""
+    for model, template, reference in zip(cases.MODELS, ("bayling 0123", ""), ("base", "tuned"), strict=False):
+        settings = {"chunk": 512, "template": template, "reference": {"label": reference}}
+        head = cases.header("likelihood", model, settings=settings)
+        cases.write(tmp_path, head, [Metric("loss", 2.0, kind="nats", n=9)], [])
+    found = collect(tmp_path)
+    (comparison,) = compare(found, order_models(found))
+    assert [run.model.label for run in comparison.runs] == ["base-F16", "stellarspeak-F16"]
+    told = markdown(build(found, Texts("en"), "stellar eval report x"), Texts("en"))
+    assert "under different templates" in told and "own reference" in told
 
 
 def test_files_of_one_name_are_the_same_data(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from .wording import name
 
 _NEVER_SUMMED = ("answers", "votes", "judgements")  # logs of `stellar eval compare` that have no summaries of their own
 
+OWN_SETTINGS = ("template", "reference")  # in which models in one table may differ; it is said then
 _MOST = 1e18
 
 Identity = tuple[str, str, tuple[str, ...]]
@@ -66,9 +67,13 @@ class Run:
 
     @property
     def conditions(self) -> str:
-        """What must be the same for two runs to be compared: settings, and the data's hashes, whatever their files."""
+        """What must be the same for two runs to be compared: settings, and the data's hashes, whatever their files.
+
+        A model's own affair is its template, and which more precise level it was compared with.
+        """
         hashes = sorted(digest or file for file, digest in self.data)
-        return json.dumps([self.settings, hashes], sort_keys=True, ensure_ascii=False, default=str)
+        shared = {key: value for key, value in self.settings.items() if key not in OWN_SETTINGS}
+        return json.dumps([shared, hashes], sort_keys=True, ensure_ascii=False, default=str)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from ... import __version__
 from ...texts import Texts
 from .appendix import appendix
 from .blocks import Items, Page, Section
-from .collected import Collected
+from .collected import OWN_SETTINGS, Collected
 from .comparison import Comparison, Models, compare, order_models
 from .items import failures
 from .judged import judged_sections
@@ -84,6 +84,9 @@ def _warnings(collected: Collected, models: Models, comparisons: Sequence[Compar
         title, runs = title_of(comparison, texts), comparison.runs
         if len({one.items - one.failed for run in runs if (one := failures(run)) is not None}) > 1:
             found.append(texts("report.counts_differ", task=title))
+        for setting in OWN_SETTINGS:
+            if len({str(run.settings.get(setting)) for run in runs}) > 1:
+                found.append(texts(f"report.{setting}_differs", task=title))
         if len({run.machine for run in runs if run.speed}) > 1:
             found.append(texts("report.machines_differ", task=title))
         if len({str(sorted(run.versions.items())) for run in runs}) > 1:
