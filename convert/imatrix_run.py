@@ -23,7 +23,6 @@ from stellar_local.errors import StellarError, UsageError
 from stellar_local.files import ensure_folder, exclusive, real, regular_target, require_file, sampled
 from stellar_local.flags import wish_of
 from stellar_local.native.context import Chunk, Context, Decoded
-from stellar_local.native.cores import default_threads
 from stellar_local.native.library import set_verbose
 from stellar_local.native.model import ALL_LAYERS, Model
 from stellar_local.native.observe import Observer
@@ -83,7 +82,7 @@ def make(order: Order, options: RuntimeOptions) -> Made:
         total = len(chunks) if order.most is None else min(order.most, len(chunks))
         if total < _FEW:
             warn(f"{total} chunks of {order.size} tokens are little to measure a model on; some 100 are usual")
-        _run(order, state, out, chunks[:total], context, looking, options.threads or default_threads())
+        _run(order, state, out, chunks[:total], context, looking)
         _tell_gaps(context.model, state.sums)
         write_imatrix(out, state.sums, [path.name for path in order.data], total, order.size)
     with suppress(FileNotFoundError):
@@ -238,7 +237,6 @@ def _run(
     chunks: NDArray[np.int32],
     context: Context,
     looking: _Looking,
-    threads: int,
 ) -> None:
     """Run the chunks that are missing. Ctrl-C and SIGTERM finish the one in hand, and save; the next stops at once."""
     stop = False

@@ -12,7 +12,7 @@ import click
 
 from ..config import RuntimeOptions, SamplingOptions, resolve
 from ..errors import UsageError
-from ..flags import options_of, verbose_option
+from ..flags import MOST_PARALLEL, options_of, verbose_option
 from .measuring import Measurement
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -20,7 +20,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path)
 DEFAULTS = {"temperature": 0.0}  # where a command says nothing else: answers that can be had again
 # What an evaluation decides itself, or cannot use.
-_NOT_SAMPLED = ("logprobs", "top_logprobs")
+_NOT_SAMPLED = ("logprobs",)
 _OWN = ("out", "labels", "all_levels", "limit", "parallel", "deterministic", "as_json", "verbose", "models")
 
 out_option = click.option(
@@ -36,9 +36,9 @@ limit_option = click.option(
 )
 parallel_option = click.option(
     "--parallel",
-    type=click.IntRange(1, 64),
+    type=click.IntRange(1, MOST_PARALLEL),
     metavar="N",
-    help="Items at once, 1 to 64 [default: 16, or what fits; up to 64 on a graphics card].",
+    help=f"Items at once, 1 to {MOST_PARALLEL} [default: 16, or what fits; up to {MOST_PARALLEL} on a graphics card].",
 )
 deterministic_option = click.option(
     "--deterministic",

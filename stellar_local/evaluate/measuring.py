@@ -73,7 +73,7 @@ class Measurement:
     deterministic: bool = False
     verbose: bool = False
     json: bool = False
-    command: str = field(default="")
+    command: str = ""
     hashes: Path | None = None  # the folder that keeps the hashes of models, if it is another than `out`
 
 

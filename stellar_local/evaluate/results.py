@@ -158,9 +158,10 @@ def open_log(path: Path, header: Mapping[str, Any]) -> Iterator[Log]:
 
 
 def _beginning(path: Path) -> bytes:
-    """The file, if it can be one of ours at all, else a line break: it is not to be touched."""
+    """The file's first line, if it can be one of ours at all, else a line break: it is not to be touched."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as handle:
+            data = handle.readline()
     except OSError as error:
         raise explain(error, path, "read") from error
     return data if data.startswith(f'{{"{MARK}"'.encode()) or not data else b"\n"

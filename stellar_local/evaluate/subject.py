@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,8 +23,7 @@ from ..console import one_line, progress
 from ..errors import StellarError, UsageError
 from ..files import atomic_text, explain, sha256
 from ..flags import wish_of
-from ..native.header import read_header
-from ..plan.models import candidates, level_of
+from ..plan.models import candidates
 from ..plan.opening import choose
 from ..plan.shapes import LEVELS
 from ..prompts import load_template
@@ -85,7 +84,8 @@ def describe(subject: Subject, options: RuntimeOptions, folder: Path) -> dict[st
 
     `folder` keeps the hashes of large files, so that each is read for it once. Raises StellarError.
     """
-    header = read_header(subject.path)
+    (model,) = candidates(subject.path)
+    header = model.header
     weights = sum(math.prod(tensor.shape) for tensor in header.tensors)
     size = sum(tensor.nbytes for tensor in header.tensors)
     adapters = [parse_adapter(text) for text in options.lora]
@@ -93,21 +93,13 @@ def describe(subject: Subject, options: RuntimeOptions, folder: Path) -> dict[st
         "label": subject.label,
         "file": subject.path.name,
         "name": str(header.metadata.get("general.name", subject.path.stem)),
-        "level": _level(subject.path, header.metadata),
+        "level": model.level if model.level in LEVELS else "",
         "bytes": header.file_size,
         "parameters": weights,
         "bits_per_weight": round(8 * size / weights, 3) if weights else None,
         "sha256": known_hash(subject.path, folder),
         "lora": [{"file": path.name, "scale": scale, "sha256": known_hash(path, folder)} for path, scale in adapters],
     }
-
-
-def _level(path: Path, metadata: Mapping[str, Any]) -> str:
-    named = level_of(path)
-    if named in LEVELS:
-        return named
-    types = {level.file_type: name for name, level in LEVELS.items()}
-    return types.get(metadata.get("general.file_type", -1), "")
 
 
 def known_hash(path: Path, folder: Path) -> str:

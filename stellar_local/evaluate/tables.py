@@ -44,6 +44,7 @@ def title(metric: Metric) -> str:
 
 def compared(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
     """Headers and rows: one column for each model, one row for each figure that is not a detail."""
+    own = [{(metric.group, metric.language, metric.name): metric for metric in one.metrics} for one in summaries]
     places = {
         (metric.group, metric.language, metric.name): metric
         for summary in summaries
@@ -52,10 +53,6 @@ def compared(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
     }
     rows = []
     for place, sample in places.items():
-        own = [
-            {(metric.group, metric.language, metric.name): metric for metric in summary.metrics}
-            for summary in summaries
-        ]
         counts = {str(one[place].n) for one in own if place in one and one[place].n}
         cells = [written(one[place]) if place in one else _NONE for one in own]
         rows.append([title(sample), *cells, "/".join(sorted(counts)) or _NONE])

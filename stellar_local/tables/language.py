@@ -53,3 +53,10 @@ def named_language(name: str) -> str:
 def has_script(text: str, language: str) -> bool:
     """Whether a text has any Chinese character (`zh`) or Latin letter (`en`)."""
     return bool((_HAN if language == "zh" else _LATIN).search(text))
+
+
+def stated_language(stated: str, text: str) -> str:
+    """The language that a row states, as `named_language` has it or, where that knows none, as it is written; that of
+    the row's text where it states none.
+    """
+    return named_language(stated) or stated or main_language(text)

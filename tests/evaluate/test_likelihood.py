@@ -344,3 +344,9 @@ def test_the_command(stellar: Stellar, spm_folder: Path, tmp_path: Path) -> None
     folder = stellar("eval", "likelihood", spm_folder, "--data", path, "--reference", spm_folder)
     assert folder.returncode == 2
     assert "names a folder" in folder.stderr
+
+
+def test_a_stated_language_counts_however_it_is_written(tmp_path: Path) -> None:
+    rows = [{"text": "A star.", "language": stated} for stated in ("zh-CN", "Chinese", "en", "")]
+    found, _ = read_passages([data(tmp_path / "rows.jsonl", rows)], 64)
+    assert sorted(one.language for one in found) == ["en", "en", "zh", "zh"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...tables.language import main_language, named_language
+from ...tables.language import stated_language
 from ..json_rows import Broken, BrokenRowError, read_rows, text_of
 from .judge import plain
 
@@ -74,7 +74,7 @@ def _question(row: dict[str, Any]) -> Question:
     if reply:
         checked["reply"] = reply
     language = text_of(row, "language", required=False).strip()
-    language = named_language(language) or language or main_language(instruction)
+    language = stated_language(language, instruction)
     return Question(instruction, input, language, text_of(row, "kind", required=False) or "other", checked)
 
 

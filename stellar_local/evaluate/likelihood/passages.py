@@ -20,7 +20,7 @@ from ...errors import RequestError, StellarError
 from ...files import read_text
 from ...prompts import Turn
 from ...runtime import Runtime
-from ...tables.language import main_language
+from ...tables.language import main_language, stated_language
 from ..json_rows import BrokenRowError, read_rows, text_of
 from ..ordering import spread
 
@@ -90,7 +90,7 @@ def _of_file(path: Path, name: str, chunk: int, several: bool) -> tuple[list[Pas
         kind = row["kind"] or (name if several else "")
         turn = Turn(row["instruction"], row["output"], row["input"]) if row["instruction"] else None
         said = row["output"] if turn else row["text"]
-        language = row["language"] or main_language(said)
+        language = stated_language(row["language"], said)
         found.append(Passage(f"{name}:{number}", language, kind, turn, "" if turn else said))
     return found, len(broken)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...tables.language import main_language, named_language
+from ...tables.language import stated_language
 from ..json_rows import BrokenRowError, read_rows
 from ..ordering import spread
 
@@ -129,4 +129,4 @@ def _language(row: dict[str, Any], text: str) -> str:
     """What the row says, else which of Chinese and English more of it is written in."""
     said = row.get("language", row.get("lang"))
     name = said.strip() if isinstance(said, str) else ""
-    return named_language(name) or name or main_language(text)
+    return stated_language(name, text)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...tables.language import main_language, named_language
+from ...tables.language import stated_language
 from ..json_rows import Broken, read_rows, text_of
 
 _HINT = (
@@ -47,6 +47,6 @@ def _reference(row: dict[str, Any]) -> Reference:
         instruction=text_of(row, "instruction"),
         input=text_of(row, "input", required=False),
         output=output,
-        language=named_language(language) or language or main_language(output),
+        language=stated_language(language, output),
         kind=next(filter(None, given), ""),
     )
